@@ -1,0 +1,98 @@
+"""Typed configuration: the YAML files under configs/ and the options a server or command is started with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from medsa.errors import ConfigurationError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+CONFIGS = Path(os.environ.get("MEDSA_CONFIGS", Path(__file__).resolve().parents[2] / "configs"))
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again (weights, compiled models, series); mode 0700, `MEDSA_CACHE` moves it."""
+    path = Path(os.environ.get("MEDSA_CACHE", Path.home() / ".cache" / "medsa"))
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def config_names(kind: str) -> list[str]:
+    """Names of the files in configs/<kind>, sorted."""
+    return sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
+
+
+def load_config(kind: str, name: str, model: type[Model]) -> Model:
+    """Read configs/<kind>/<name>.yaml into `model`; raises `ConfigurationError` naming file and field."""
+    if name not in config_names(kind):
+        raise ConfigurationError(f"unknown {kind.rstrip('s')} '{name}'; choose one of: {', '.join(config_names(kind))}")
+    path = CONFIGS / kind / f"{name}.yaml"
+    try:
+        return model.model_validate({"name": name, **yaml.safe_load(path.read_text("utf-8"))})
+    except ValidationError as error:
+        raise ConfigurationError(f"{path.name}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One sentence of what pydantic found wrong, field by field."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
+
+
+class Options(BaseModel):
+    """What `--conf name value` may set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    backbone: str = Field("lite_medsam", description="a name from configs/backbones")
+    labels: str = Field("default", description="a label set from configs/labels")
+    window: str = Field("auto", description="intensity window: auto, a CT window's name, mr, full, rgb or LOW,HIGH")
+    cache_mb: int = Field(512, ge=16, description="embedding cache in MiB")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone(cls, name: str) -> str:
+        if name not in config_names("backbones"):
+            raise ValueError(f"unknown backbone '{name}'; choose one of: {', '.join(config_names('backbones'))}")
+        return name
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, name: str) -> str:
+        if name not in config_names("labels"):
+            raise ValueError(f"unknown label set '{name}'; choose one of: {', '.join(config_names('labels'))}")
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, name: str) -> str:
+        if name == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise ValueError(f"unknown device '{name}'") from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices found")
+        return name
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, str]) -> Options:
+        """Options from MONAI Label's `--conf` pairs; raises `ConfigurationError` for unknown names or bad values."""
+        unknown = sorted(set(conf) - set(cls.model_fields))
+        if unknown:
+            raise ConfigurationError(
+                f"unknown option {', '.join(unknown)}; medsa knows: {', '.join(sorted(cls.model_fields))}"
+            )
+        try:
+            return cls.model_validate(dict(conf))
+        except ValidationError as error:
+            raise ConfigurationError(f"--conf {explain(error)}") from None

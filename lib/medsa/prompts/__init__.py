@@ -1,0 +1,5 @@
+"""Prompts in voxel coordinates, and (later) the simulated annotator."""
+
+from medsa.prompts.prompt import Prompt
+
+__all__ = ["Prompt"]
