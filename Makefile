@@ -1,0 +1,49 @@
+# medsa: `make demo` shows it, `make test` proves it. `make help` lists the rest.
+VENV ?= .venv
+PORT ?= 8000
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit lint bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## install the Python packages into .venv (about 4 minutes the first time)
+
+$(STAMP): requirements.txt pyproject.toml $(wildcard third_party/pydicom_seg/*.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medsa needs Python 3.11 or newer; name it: make PYTHON=python3.11 ...")'
+	@scripts/system-packages venv
+	@echo "installing the Python packages into $(VENV) (a few minutes the first time)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m pip check --disable-pip-version-check
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## start Orthanc, demo studies and the server; CHECK=1 does it without a person
+	@scripts/system-packages orthanc
+	@exec $(BIN)/python -m medsa.demo --port $(PORT) $(if $(CHECK),--check)
+
+test: $(STAMP)  ## everything: unit, real Orthanc, real browser (about 15 minutes)
+	@scripts/system-packages orthanc chromium dciodvfy
+	@$(BIN)/python -m pytest $(ARGS)
+
+unit: $(STAMP)  ## the unit tests alone
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(STAMP)  ## speed and memory, side by side with MONAI Label's SAM 2 task
+	@scripts/system-packages orthanc
+	@$(BIN)/python benchmarks/speed.py
+
+clean:  ## remove what make made: .venv, .demo and caches in this folder
+	rm -rf $(VENV) .demo .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results build lib/medsa.egg-info
+	rm -rf apps/medsa/bin apps/medsa/lib apps/medsa/logs apps/medsa/model
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
