@@ -12,6 +12,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## install the Python packages into .venv (about 4 minutes the first time)
+	@echo "ready: . $(BIN)/activate, then medsa --help or monailabel start_server --app apps/medsa --studies ..."
 
 $(STAMP): requirements.txt pyproject.toml $(wildcard third_party/pydicom_seg/*.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medsa needs Python 3.11 or newer; name it: make PYTHON=python3.11 ...")'
@@ -25,7 +26,7 @@ $(STAMP): requirements.txt pyproject.toml $(wildcard third_party/pydicom_seg/*.t
 
 demo: $(STAMP)  ## start Orthanc, demo studies and the server; CHECK=1 does it without a person
 	@scripts/system-packages orthanc
-	@exec $(BIN)/python -m medsa.demo --port $(PORT) $(if $(CHECK),--check)
+	@exec $(BIN)/python -m medsa.demo --port $(PORT) $(if $(filter-out 0 no,$(CHECK)),--check)
 
 test: $(STAMP)  ## everything: unit, real Orthanc, real browser (about 15 minutes)
 	@scripts/system-packages orthanc chromium dciodvfy

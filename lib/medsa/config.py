@@ -19,7 +19,7 @@ CONFIGS = Path(os.environ.get("MEDSA_CONFIGS", Path(__file__).resolve().parents[
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again (weights, compiled models, series); mode 0700, `MEDSA_CACHE` moves it."""
+    """Folder for what can be made again (weights, compiled models); 0700, `MEDSA_CACHE` moves it."""
     path = Path(os.environ.get("MEDSA_CACHE", Path.home() / ".cache" / "medsa"))
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
@@ -33,7 +33,9 @@ def config_names(kind: str) -> list[str]:
 def load_config(kind: str, name: str, model: type[Model]) -> Model:
     """Read configs/<kind>/<name>.yaml into `model`; raises `ConfigurationError` naming file and field."""
     if name not in config_names(kind):
-        raise ConfigurationError(f"unknown {kind.rstrip('s')} '{name}'; choose one of: {', '.join(config_names(kind))}")
+        raise ConfigurationError(
+            f"unknown {kind.rstrip('s')} '{name}'; choose one of: {', '.join(config_names(kind))}"
+        )
     path = CONFIGS / kind / f"{name}.yaml"
     try:
         return model.model_validate({"name": name, **yaml.safe_load(path.read_text("utf-8"))})
@@ -53,7 +55,9 @@ class Options(BaseModel):
 
     backbone: str = Field("lite_medsam", description="a name from configs/backbones")
     labels: str = Field("default", description="a label set from configs/labels")
-    window: str = Field("auto", description="intensity window: auto, a CT window's name, mr, full, rgb or LOW,HIGH")
+    window: str = Field(
+        "auto", description="intensity window: auto, a CT window's name, mr, full, rgb or LOW,HIGH"
+    )
     cache_mb: int = Field(512, ge=16, description="embedding cache in MiB")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
@@ -61,14 +65,18 @@ class Options(BaseModel):
     @classmethod
     def _backbone(cls, name: str) -> str:
         if name not in config_names("backbones"):
-            raise ValueError(f"unknown backbone '{name}'; choose one of: {', '.join(config_names('backbones'))}")
+            raise ValueError(
+                f"unknown backbone '{name}'; choose one of: {', '.join(config_names('backbones'))}"
+            )
         return name
 
     @field_validator("labels")
     @classmethod
     def _labels(cls, name: str) -> str:
         if name not in config_names("labels"):
-            raise ValueError(f"unknown label set '{name}'; choose one of: {', '.join(config_names('labels'))}")
+            raise ValueError(
+                f"unknown label set '{name}'; choose one of: {', '.join(config_names('labels'))}"
+            )
         return name
 
     @field_validator("device")
@@ -86,7 +94,7 @@ class Options(BaseModel):
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Options:
-        """Options from MONAI Label's `--conf` pairs; raises `ConfigurationError` for unknown names or bad values."""
+        """Options from MONAI Label's `--conf` pairs; unknown or bad ones raise `ConfigurationError`."""
         unknown = sorted(set(conf) - set(cls.model_fields))
         if unknown:
             raise ConfigurationError(

@@ -57,7 +57,7 @@ class Volume:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def slice_digest(self, k: int) -> str:
-        """Content hash of slice k's pixels (shape and dtype included): the first part of an embedding's key."""
+        """Content hash of slice k's pixels and their type: the first part of an embedding's key."""
         pixels = np.ascontiguousarray(self.voxels[:, :, k].swapaxes(0, 1))
         digest = hashlib.blake2b(digest_size=16)
         digest.update(f"{pixels.shape}{pixels.dtype.str}".encode())

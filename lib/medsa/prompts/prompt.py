@@ -15,7 +15,7 @@ Points = NDArray[np.float64]
 
 def _points(values: ArrayLike, name: str) -> Points:
     try:
-        array = np.asarray(values, dtype=np.float64)
+        array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise BadInputError(f"{name} must be a list of points [i, j, k]") from None
     if array.size == 0:
@@ -66,13 +66,12 @@ class Prompt:
         Boxes may stick out; they are clipped where they are used.
         """
         size = np.asarray(shape[:3])
+        grid = f"the image of {size[0]} x {size[1]} x {size[2]} voxels"
         for name, points in (("foreground", self.foreground), ("background", self.background)):
             rounded = np.rint(points)
             outside = ((rounded < 0) | (rounded >= size)).any(axis=1)
             if outside.any():
                 i, j, k = points[np.flatnonzero(outside)[0]]
-                raise BadInputError(
-                    f"the {name} point ({i:g}, {j:g}, {k:g}) lies outside the image of {size[0]} x {size[1]} x {size[2]} voxels"
-                )
+                raise BadInputError(f"the {name} point ({i:g}, {j:g}, {k:g}) lies outside {grid}")
         if self.box is not None and ((self.box[1] < 0) | (self.box[0] > size - 1)).any():
-            raise BadInputError(f"the box lies outside the image of {size[0]} x {size[1]} x {size[2]} voxels")
+            raise BadInputError(f"the box lies outside {grid}")

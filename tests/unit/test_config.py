@@ -1,0 +1,54 @@
+"""Options are right or refused with a sentence that names the choice."""
+
+import pytest
+from pydantic import BaseModel
+
+from medsa import config
+from medsa.errors import ConfigurationError
+
+
+class Colour(BaseModel):
+    name: str
+    red: int
+
+
+@pytest.fixture
+def colours(tmp_path, monkeypatch):
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    (folder / "dark.yaml").write_text("red: 3\n")
+    (folder / "wrong.yaml").write_text("red: many\n")
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    return folder
+
+
+def test_a_file_becomes_a_typed_value_under_its_own_name(colours):
+    assert config.config_names("colours") == ["dark", "wrong"]
+    assert config.load_config("colours", "dark", Colour) == Colour(name="dark", red=3)
+
+
+def test_an_unknown_name_lists_the_known_ones(colours):
+    with pytest.raises(ConfigurationError, match="unknown colour '../dark'; choose one of: dark, wrong"):
+        config.load_config("colours", "../dark", Colour)
+
+
+def test_a_wrong_value_names_file_and_field(colours):
+    with pytest.raises(ConfigurationError, match=r"wrong\.yaml: red"):
+        config.load_config("colours", "wrong", Colour)
+
+
+@pytest.mark.parametrize(
+    ("conf", "said"),
+    [
+        ({"backbon": "vit_b"}, "unknown option backbon; medsa knows: backbone"),
+        ({"backbone": "vit_x"}, "unknown backbone 'vit_x'; choose one of"),
+        ({"labels": "no_such"}, "unknown label set"),
+        ({"cache_mb": "much"}, "cache_mb"),
+        ({"cache_mb": "1"}, "cache_mb"),
+        ({"device": "toaster"}, "unknown device 'toaster'"),
+        ({"device": "cuda:99"}, "is not there"),
+    ],
+)
+def test_a_bad_option_is_refused_with_what_would_be_right(conf, said):
+    with pytest.raises(ConfigurationError, match=said):
+        config.Options.from_conf(conf)
