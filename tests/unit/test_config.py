@@ -28,7 +28,7 @@ def test_a_file_becomes_a_typed_value_under_its_own_name(colours):
 
 
 def test_an_unknown_name_lists_the_known_ones(colours):
-    with pytest.raises(ConfigurationError, match="unknown colour '../dark'; choose one of: dark, wrong"):
+    with pytest.raises(ConfigurationError, match=r"unknown colour '\.\./dark'; choose one of: dark, wrong"):
         config.load_config("colours", "../dark", Colour)
 
 
