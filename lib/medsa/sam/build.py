@@ -1,0 +1,148 @@
+"""The frozen foundation model: image encoder, prompt encoder and mask decoder of one backbone, built and loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from medsa.sam.backbone import Backbone, TinyViTArchitecture, read_backbone
+from medsa.sam.tiny_vit import TinyViT
+from medsa.sam.weights import check_tensors, read_weights
+
+
+class Sam(nn.Module):
+    """Segment Anything for one backbone; built by `build_sam` or `load_sam`.
+
+    `digest` is the sha256 of the weights file ("" for random weights), `image_size` the side S of the input in
+    pixels, `embedding_size` the side h = w of the embedding.
+    """
+
+    dense_pe: Tensor
+
+    def __init__(self, config: Backbone, image_size: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.digest = ""
+        self.image_size = image_size or config.image_size
+        self.embedding_size = config.embedding_size(self.image_size)
+        grid = (self.embedding_size, self.embedding_size)
+        decoder = config.decoder
+        self.image_encoder = _image_encoder(config, self.image_size)
+        self.prompt_encoder = PromptEncoder(
+            decoder.width, grid, (self.image_size, self.image_size), mask_in_chans=16
+        )
+        self.mask_decoder = MaskDecoder(
+            transformer_dim=decoder.width,
+            transformer=TwoWayTransformer(decoder.depth, decoder.width, decoder.heads, decoder.mlp),
+        )
+        self.register_buffer("dense_pe", None, persistent=False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Embeddings (B, C, h, w) of images (B, 3, S, S), float32, already normalised."""
+        with torch.set_grad_enabled(_needs_gradient(self.image_encoder, images)):
+            return self.image_encoder(images)
+
+    def decode(
+        self,
+        embedding: Tensor,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        multimask: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of N prompts on one image: logits (N, M, 4h, 4w), object above 0, and predicted IoU (N, M).
+
+        `embedding` (1, C, h, w). `points` (N, P, 2) as (x, y) in model pixels with `point_labels` (N, P): 1 on the
+        object, 0 beside it, -1 no point (padding). `boxes` (N, 4) as (x0, y0, x1, y1) in model pixels. `masks`
+        (N or 1, 1, 4h, 4w): logits of an earlier round. M is 3 with `multimask`, else 1.
+        """
+        prompts = [value for value in (points, boxes, masks) if value is not None]
+        with torch.set_grad_enabled(_needs_gradient(self, embedding, *prompts)):
+            labelled = None if points is None or point_labels is None else (points, point_labels)
+            sparse, dense = self.prompt_encoder(points=labelled, boxes=boxes, masks=masks)
+            return self.mask_decoder(embedding, self.dense_pe, sparse, dense, multimask)
+
+
+def _needs_gradient(module: nn.Module, *inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(
+        value.requires_grad for values in (inputs, module.parameters()) for value in values
+    )
+
+
+def _image_encoder(config: Backbone, image_size: int) -> nn.Module:
+    architecture = config.architecture
+    if isinstance(architecture, TinyViTArchitecture):
+        return TinyViT(
+            architecture.patch,
+            architecture.widths,
+            architecture.depths,
+            architecture.heads,
+            architecture.windows,
+            config.decoder.width,
+        )
+    return ImageEncoderViT(
+        img_size=image_size,
+        patch_size=architecture.stride,
+        embed_dim=architecture.width,
+        depth=architecture.depth,
+        num_heads=architecture.heads,
+        global_attn_indexes=architecture.global_blocks,
+        window_size=architecture.window,
+        out_chans=config.decoder.width,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+    )
+
+
+def build_sam(backbone: str | Backbone, *, image_size: int | None = None) -> Sam:
+    """A `Sam` with random weights, frozen and in eval mode."""
+    config = read_backbone(backbone) if isinstance(backbone, str) else backbone
+    return _freeze(Sam(config, image_size))
+
+
+def load_sam(
+    backbone: str | Backbone,
+    *,
+    device: str | torch.device = "cpu",
+    weights: Path | None = None,
+    image_size: int | None = None,
+) -> Sam:
+    """The pretrained `Sam` of a backbone on `device`: frozen, in eval mode.
+
+    `weights` is a checkpoint file of one's own; otherwise they are found in the cache or a package, or downloaded
+    (see `weights.read_weights`). `image_size` overrides the input's side by another multiple of 16; positional
+    embeddings are interpolated. Raises `ConfigurationError`, `WeightsError`.
+    """
+    config = read_backbone(backbone) if isinstance(backbone, str) else backbone
+    with torch.device("meta"):
+        sam = Sam(config, image_size)
+        expected = sam if sam.image_size == config.image_size else Sam(config)
+    tensors, digest = read_weights(config, weights)
+    tensors = check_tensors(tensors, expected.state_dict(), config.weights.ignored)
+    if expected is not sam:
+        tensors = {name: _resample(value, sam.state_dict()[name].shape) for name, value in tensors.items()}
+    sam.load_state_dict(tensors, assign=True)
+    sam.digest = digest
+    return _freeze(sam).to(device)
+
+
+def _resample(table: Tensor, shape: torch.Size) -> Tensor:
+    """Positional embeddings (1, h, w, C), bicubic, or relative positions (2h - 1, c), linear, for another grid."""
+    if table.shape == shape:
+        return table
+    if table.ndim == 4:
+        grid = table.permute(0, 3, 1, 2)
+        size = (shape[1], shape[2])
+        return F.interpolate(grid, size, mode="bicubic", antialias=True).permute(0, 2, 3, 1).contiguous()
+    return F.interpolate(table.T[None], shape[0], mode="linear")[0].T.contiguous()
+
+
+def _freeze(sam: Sam) -> Sam:
+    sam.dense_pe = sam.prompt_encoder.get_dense_pe()
+    return sam.eval().requires_grad_(False)
