@@ -1,4 +1,4 @@
-"""What a backbone is, as data: architecture, input, licence and where its weights come from (configs/backbones)."""
+"""What a backbone is, as data (configs/backbones): architecture, input, licence, origin of its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Data(BaseModel):
 
 
 class ViTArchitecture(_Data):
-    """Segment Anything's image encoder: a ViT with windowed and global attention, one token per 16 x 16 pixels."""
+    """Segment Anything's image encoder: a ViT with windowed and global attention, 16 x 16 pixels a token."""
 
     kind: Literal["vit"]
     width: int = Field(gt=0)
@@ -33,7 +33,7 @@ class ViTArchitecture(_Data):
 
 
 class TinyViTArchitecture(_Data):
-    """TinyViT: one convolutional stage, then three of windowed attention; the second and third halve the grid."""
+    """TinyViT: one stage of convolutions, three of windowed attention; the first two halve the grid at their end."""
 
     kind: Literal["tiny_vit"]
     patch: Literal[1, 4]
@@ -60,8 +60,8 @@ class DecoderArchitecture(_Data):
 class Weights(_Data):
     """Where the tensors come from.
 
-    `package` is `module/file` inside an installed package, `url` a download. Without `sha256` the file must be
-    given by the user once; its hash is then recorded. `ignored` are prefixes of tensors without use here.
+    `package` is `module/file` inside an installed package, `url` a download. Without `sha256` the user gives
+    the file once and its hash is recorded. `ignored` are prefixes of tensors without use here.
     """
 
     file: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
@@ -83,7 +83,7 @@ class Backbone(_Data):
 
     Input: the image's longest side is scaled to `image_size` and padded at the bottom and right with zeros
     (`resize: longest_side`), or both sides are scaled (`stretch`). Pixels 0..255 are normalised with
-    `pixel_mean` and `pixel_std`; without them each image is scaled from its own minimum and maximum to [0, 1].
+    `pixel_mean` and `pixel_std`; without them each image from its own minimum and maximum to [0, 1].
     Normalisation comes before padding.
     """
 
@@ -108,7 +108,7 @@ class Backbone(_Data):
         return self
 
     def embedding_size(self, image_size: int | None = None) -> int:
-        """Side of the embedding for `image_size` pixels; raises `ConfigurationError` unless a multiple of 16."""
+        """Side of the embedding for `image_size` pixels, a multiple of 16; else raises `ConfigurationError`."""
         size = self.image_size if image_size is None else image_size
         if size <= 0 or size % 16:
             raise ConfigurationError(f"the input size must be a positive multiple of 16, not {size}")

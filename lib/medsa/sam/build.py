@@ -1,4 +1,4 @@
-"""The frozen foundation model: image encoder, prompt encoder and mask decoder of one backbone, built and loaded."""
+"""The frozen foundation model: image encoder, prompt encoder and mask decoder of one backbone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from medsa.sam.weights import check_tensors, read_weights
 class Sam(nn.Module):
     """Segment Anything for one backbone; built by `build_sam` or `load_sam`.
 
-    `digest` is the sha256 of the weights file ("" for random weights), `image_size` the side S of the input in
-    pixels, `embedding_size` the side h = w of the embedding.
+    `digest` is the sha256 of the weights file ("" for random weights), `image_size` the side S of the input
+    in pixels, `embedding_size` the side h = w of the embedding.
     """
 
     dense_pe: Tensor
@@ -58,9 +58,9 @@ class Sam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Masks of N prompts on one image: logits (N, M, 4h, 4w), object above 0, and predicted IoU (N, M).
 
-        `embedding` (1, C, h, w). `points` (N, P, 2) as (x, y) in model pixels with `point_labels` (N, P): 1 on the
-        object, 0 beside it, -1 no point (padding). `boxes` (N, 4) as (x0, y0, x1, y1) in model pixels. `masks`
-        (N or 1, 1, 4h, 4w): logits of an earlier round. M is 3 with `multimask`, else 1.
+        `embedding` (1, C, h, w). `points` (N, P, 2) as (x, y) in model pixels with `point_labels` (N, P): 1
+        on the object, 0 beside it, -1 no point (padding). `boxes` (N, 4) as (x0, y0, x1, y1) in model pixels.
+        `masks` (N or 1, 1, 4h, 4w): logits of an earlier round. M is 3 with `multimask`, else 1.
         """
         prompts = [value for value in (points, boxes, masks) if value is not None]
         with torch.set_grad_enabled(_needs_gradient(self, embedding, *prompts)):
@@ -115,9 +115,9 @@ def load_sam(
 ) -> Sam:
     """The pretrained `Sam` of a backbone on `device`: frozen, in eval mode.
 
-    `weights` is a checkpoint file of one's own; otherwise they are found in the cache or a package, or downloaded
-    (see `weights.read_weights`). `image_size` overrides the input's side by another multiple of 16; positional
-    embeddings are interpolated. Raises `ConfigurationError`, `WeightsError`.
+    `weights` is a checkpoint file of one's own; otherwise they are found in the cache or a package, or
+    downloaded (see `weights.read_weights`). `image_size` overrides the input's side by another multiple of
+    16; positional embeddings are interpolated. Raises `ConfigurationError`, `WeightsError`.
     """
     config = read_backbone(backbone) if isinstance(backbone, str) else backbone
     with torch.device("meta"):
@@ -133,7 +133,7 @@ def load_sam(
 
 
 def _resample(table: Tensor, shape: torch.Size) -> Tensor:
-    """Positional embeddings (1, h, w, C), bicubic, or relative positions (2h - 1, c), linear, for another grid."""
+    """Positions (1, h, w, C), bicubic, or relative positions (2h - 1, c), linear, for another grid."""
     if table.shape == shape:
         return table
     if table.ndim == 4:

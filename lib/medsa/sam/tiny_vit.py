@@ -1,4 +1,4 @@
-"""TinyViT as a SAM image encoder (Wu et al., ECCV 2022; MobileSAM, LiteMedSAM); tensor names as in their checkpoints."""
+"""TinyViT (Wu et al., ECCV 2022) as the image encoder of MobileSAM and LiteMedSAM, with their tensor names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ConvNorm(nn.Sequential):
 
 
 class PatchEmbed(nn.Module):
-    """(B, 3, S, S) -> (B, width, S / patch, S / patch); `patch` 4 (MobileSAM) or 1 (LiteMedSAM, every pixel a token)."""
+    """(B, 3, S, S) -> (B, width, S / patch, S / patch); `patch` 4 (MobileSAM) or 1 (LiteMedSAM)."""
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Stage(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """Image encoder, (B, 3, S, S) -> (B, out, S / stride, S / stride) with stride 4 * patch; any S of that multiple.
+    """Image encoder, (B, 3, S, S) -> (B, out, h, h) with h = S / (4 * patch), for any S of that multiple.
 
     `widths`, `depths`, `heads`, `windows` per stage; the first stage is convolutional and uses the first two.
     """

@@ -50,7 +50,7 @@ def locate(backbone: Backbone | str) -> Path | None:
 
 
 def backbone_table() -> list[dict[str, str]]:
-    """One row a backbone for people: name, title, parameters, input, prompts, licence, weights (where they are)."""
+    """One row a backbone, for people: name, title, parameters, input, prompts, licence, weights (where)."""
     rows = []
     for backbone in read_backbones():
         path = locate(backbone)
@@ -77,8 +77,8 @@ def backbone_table() -> list[dict[str, str]]:
 def read_weights(backbone: Backbone, path: Path | None = None) -> tuple[dict[str, Tensor], str]:
     """The backbone's tensors by name, on the CPU, and the sha256 of the file they were published in.
 
-    `path` is a checkpoint the user chose (.pth, .pt or .safetensors): any hash is accepted. Without it the weights are
-    found (`locate`) or downloaded, and must have the pinned hash. Raises `WeightsError`.
+    `path` is a checkpoint the user chose (.pth, .pt or .safetensors): any hash is accepted. Without it the
+    weights are found (`locate`) or downloaded, and must have the pinned hash. Raises `WeightsError`.
     """
     if path is None:
         kept = _kept(backbone, _wanted(backbone))
@@ -132,7 +132,7 @@ def check_tensors(
 
 
 def download(backbone: Backbone) -> Path:
-    """Fetch the published file into the cache; resumes what an earlier attempt left, and checks the pinned hash.
+    """Fetch the published file into the cache; resumes an earlier attempt and checks the pinned hash.
 
     Shows a progress bar on a terminal. Two processes never write the same file. Raises `WeightsError`.
     """
@@ -141,7 +141,7 @@ def download(backbone: Backbone) -> Path:
     advice = f"Put the file {weights.file} into {weights_folder()}, or give its path."
     if weights.url is None or weights.sha256 is None:
         raise WeightsError(
-            f"the weights of {backbone.name} are not here and cannot be downloaded ({backbone.source}). {advice}"
+            f"the weights of {backbone.name} ({backbone.source}) are not here and have no download. {advice}"
         )
     part = target.with_name(target.name + ".part")
     with _locked(target):
@@ -162,8 +162,8 @@ def download(backbone: Backbone) -> Path:
         if digest != weights.sha256:
             part.unlink()
             raise WeightsError(
-                f"what {weights.url} gave is not the published file of {backbone.name}: its sha256 is {digest}, "
-                f"expected {weights.sha256}. It was deleted. {advice}"
+                f"what {weights.url} gave is not the published file of {backbone.name} and was deleted: "
+                f"its sha256 is {digest}, expected {weights.sha256}. {advice}"
             )
         part.replace(target)
     return target
@@ -247,7 +247,7 @@ def _keep(backbone: Backbone, tensors: Mapping[str, Tensor], digest: str) -> Non
 
 
 def _read_kept(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors of a converted copy and the hash of their source; raises `WeightsError` when its bytes changed."""
+    """Tensors of a converted copy and the hash of their source; raises `WeightsError` if its bytes changed."""
     if not _sha256(path).startswith(path.stem.rpartition("-")[2]):
         raise WeightsError(f"the cached weights {path} are damaged")
     with safe_open(path, "pt") as file:
