@@ -1,0 +1,1 @@
+"""Images and labels in and out: volumes, intensity windows, DICOM, label sets."""

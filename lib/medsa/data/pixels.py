@@ -1,0 +1,122 @@
+"""Stored DICOM pixels to values: decoding, unused bits, MONOCHROME1, modality rescale, colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut, apply_modality_lut, iter_pixels
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medsa.errors import UnreadableImageError
+
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+GREY = ("MONOCHROME1", "MONOCHROME2")
+
+
+def is_grey(dataset: Dataset) -> bool:
+    """True for one grey sample a pixel; False for colour. Raises `UnreadableImageError` for anything else."""
+    samples, meaning = (
+        dataset.get("SamplesPerPixel", 1),
+        dataset.get("PhotometricInterpretation", "MONOCHROME2"),
+    )
+    if samples == 1 and meaning in GREY:
+        return True
+    if (samples == 1 and meaning == "PALETTE COLOR") or (samples == 3 and meaning not in GREY):
+        return False
+    raise UnreadableImageError(
+        f"the pixels are {meaning} with {samples} samples, which is no grey or RGB image"
+    )
+
+
+def decoded(dataset: Dataset) -> Iterator[NDArray]:
+    """The frames of a DICOM image in stored order: (rows, columns) grey as stored, (rows, columns, 3) RGB uint8.
+
+    Grey frames have unused high bits removed and MONOCHROME1 turned round. Raises `UnreadableImageError` for
+    pixel data that is cut off, damaged, or of a compression nothing here can read.
+    """
+    _complete_meta(dataset)
+    grey = is_grey(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        for frame in iter_pixels(dataset, view_only=True):
+            yield _grey(frame, dataset, native=not syntax.is_compressed) if grey else _rgb(frame, dataset)
+    except (
+        RuntimeError,
+        ValueError,
+        AttributeError,
+        NotImplementedError,
+        OSError,
+        EOFError,
+        KeyError,
+    ) as error:
+        raise UnreadableImageError(
+            f"the pixel data ({syntax.name}) cannot be decoded: it is cut off, damaged or of an unknown kind"
+        ) from error
+
+
+def _complete_meta(dataset: Dataset) -> None:
+    """Files without the DICOM header lack a transfer syntax: say the one pydicom found by reading them."""
+    if getattr(dataset, "file_meta", None) is None:
+        dataset.ensure_file_meta()
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little or little is None else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+
+
+def _grey(frame: NDArray, dataset: Dataset, *, native: bool) -> NDArray:
+    if frame.dtype.kind == "f":
+        return -frame if dataset.PhotometricInterpretation == "MONOCHROME1" else frame
+    if not frame.dtype.isnative:
+        frame = frame.astype(frame.dtype.newbyteorder("="))
+    allocated, stored = 8 * frame.dtype.itemsize, int(dataset.BitsStored)
+    if native and stored < allocated:
+        high = int(dataset.get("HighBit", stored - 1))
+        frame = (frame << (allocated - 1 - high)) >> (allocated - stored)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        frame = (2**stored - 1) - frame if frame.dtype.kind == "u" else np.invert(frame)
+    return frame
+
+
+def _rgb(frame: NDArray, dataset: Dataset) -> NDArray[np.uint8]:
+    bits = int(dataset.BitsStored)
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        frame = apply_color_lut(frame, dataset)[..., :3]
+        bits = 8 * frame.dtype.itemsize
+    if bits > 8:
+        frame = frame >> (bits - 8)
+    return frame.astype(np.uint8, copy=False)
+
+
+def modality_lut(frame: NDArray, dataset: Dataset) -> NDArray:
+    """`frame` through the dataset's ModalityLUTSequence, if it has one instead of slope and intercept."""
+    return apply_modality_lut(frame, dataset) if "ModalityLUTSequence" in dataset else frame
+
+
+def rescaled(stored: NDArray, slopes: NDArray[np.float64], intercepts: NDArray[np.float64]) -> NDArray:
+    """Values of frames (K, rows, columns): `stored * slope + intercept`, a slope and an intercept a frame.
+
+    int16 where slopes and intercepts are integers and all values fit (in place for 16-bit frames: wrapped
+    arithmetic is exact when the result fits), float32 otherwise.
+    """
+    integral = stored.dtype.kind in "iu" and (slopes % 1 == 0).all() and (intercepts % 1 == 0).all()
+    if integral:
+        ends = np.array([[frame.min(), frame.max()] for frame in stored], np.float64)
+        values = ends * slopes[:, None] + intercepts[:, None]
+        limits = np.iinfo(np.int16)
+        if limits.min <= values.min() and values.max() <= limits.max:
+            short = stored.view(np.int16) if stored.dtype.itemsize == 2 else stored.astype(np.int16)
+            for frame, slope, intercept in zip(short, slopes, intercepts, strict=True):
+                if slope != 1:
+                    frame *= np.array(int(slope)).astype(np.int16)
+                if intercept != 0:
+                    frame += np.array(int(intercept)).astype(np.int16)
+            return short
+    values = stored.astype(np.float32)
+    if (slopes != 1).any() or (intercepts != 0).any():
+        values *= slopes.astype(np.float32)[:, None, None]
+        values += intercepts.astype(np.float32)[:, None, None]
+    return values

@@ -1,0 +1,260 @@
+"""Image files to volumes: NIfTI, NRRD, PNG and JPEG, a DICOM file or a folder with one DICOM series."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+import nibabel
+import nrrd
+import numpy as np
+import pydicom
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from medsa.data.dicom import DAMAGED, not_an_image, volume_from_datasets
+from medsa.data.geometry import LPS_TO_RAS
+from medsa.data.limits import check_memory
+from medsa.data.volume import Volume
+from medsa.errors import MedsaError, NotFoundError, UnreadableImageError
+
+NIFTI = (".nii", ".nii.gz")
+NRRD = (".nrrd",)
+PICTURES = (".png", ".jpg", ".jpeg")
+DICOM = (".dcm", ".dicom", ".ima")
+_RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+
+def read_volume(path: Path) -> Volume:
+    """The image at `path`: .nii, .nii.gz, .nrrd, .png, .jpg, .jpeg by its name, anything else as DICOM.
+
+    A folder must hold one DICOM image series (and may hold what is no image beside it). `uid` is the
+    SeriesInstanceUID or the name without its ending. Raises `NotFoundError`, `UnreadableImageError` naming
+    the problem, `TooLargeError` before memory runs out.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise NotFoundError(f"there is no file or folder '{path.name}'")
+    try:
+        if path.is_dir():
+            return _with_uid(volume_from_datasets(_one_series(path)), path)
+        if path.stat().st_size == 0:
+            raise UnreadableImageError("the file is empty")
+        name = path.name.lower()
+        if name.endswith(NIFTI):
+            return _nifti(path)
+        if name.endswith(NRRD):
+            return _nrrd(path)
+        if name.endswith(PICTURES):
+            return _picture(path)
+        dataset = _dataset(path)
+        if dataset is None:
+            known = ", ".join(ending for ending in (*NIFTI, *NRRD, *PICTURES))
+            raise UnreadableImageError(f"the file is neither DICOM nor one of {known}")
+        return _with_uid(volume_from_datasets([dataset]), path)
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{path.name}: {error}") from error
+    except PermissionError:
+        raise UnreadableImageError(f"{path.name}: no permission to read it") from None
+
+
+def stem(path: Path) -> str:
+    """The file's name without its ending (.nii.gz and .seg.nrrd count as one ending)."""
+    for ending in (".nii.gz", ".seg.nrrd"):
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
+    return path.stem
+
+
+def _with_uid(volume: Volume, path: Path) -> Volume:
+    return (
+        volume
+        if volume.uid
+        else Volume(volume.voxels, volume.affine, volume.modality, stem(path), volume.headers)
+    )
+
+
+def _dataset(path: Path) -> Dataset | None:
+    """The DICOM object in a file, None when it is something else; damage raises `UnreadableImageError`."""
+    try:
+        return pydicom.dcmread(path)
+    except InvalidDicomError:
+        pass
+    except DAMAGED as error:
+        raise UnreadableImageError(f"'{path.name}' is cut off or damaged ({type(error).__name__})") from error
+    try:
+        bare = pydicom.dcmread(path, force=True)
+        return bare if "SOPClassUID" in bare or ("Rows" in bare and "Columns" in bare) else None
+    except DAMAGED:
+        return None
+
+
+def _one_series(folder: Path) -> list[Dataset]:
+    series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    others: list[str] = []
+    for path in sorted(entry for entry in folder.rglob("*") if entry.is_file() and entry.name != "DICOMDIR"):
+        dataset = _dataset(path) if path.stat().st_size else None
+        if dataset is None:
+            if path.suffix.lower() in DICOM:
+                raise UnreadableImageError(
+                    f"'{path.name}' is empty or no DICOM file: the series is incomplete"
+                )
+            continue
+        kind = not_an_image(dataset)
+        if kind:
+            others.append(kind)
+        else:
+            series[str(dataset.get("SeriesInstanceUID", ""))].append((path, dataset))
+    if not series:
+        raise UnreadableImageError(
+            f"the folder holds no DICOM image, only {', '.join(sorted(set(others)))}" if others
+            else "the folder holds no DICOM image"
+        )  # fmt: skip
+    if len(series) > 1:
+        listed = "; ".join(
+            f"{len(files)} x {files[0][1].get('Modality', '?')} as '{files[0][0].relative_to(folder)}'"
+            for files in series.values()
+        )
+        raise UnreadableImageError(f"the folder holds {len(series)} series, give one of them: {listed}")
+    return [dataset for _, dataset in next(iter(series.values()))]
+
+
+def compact(values: NDArray, slope: float = 1.0, intercept: float = 0.0) -> NDArray:
+    """`values * slope + intercept` in Fortran order: uint8 as it is, int16 where exact, else finite float32.
+
+    NaN and -inf become the lowest finite value, +inf the highest. Raises `UnreadableImageError` for complex
+    and structured values and when nothing is finite.
+    """
+    if values.dtype.kind not in "buif":
+        raise UnreadableImageError(
+            f"the voxels are of type {values.dtype}, not numbers that can be shown as grey"
+        )
+    if slope == 0 or not np.isfinite([slope, intercept]).all():
+        slope, intercept = 1.0, 0.0
+    if values.dtype.kind in "bu" and values.dtype.itemsize == 1 and (slope, intercept) == (1.0, 0.0):
+        return np.asfortranarray(values, np.uint8)
+    if values.dtype.kind in "iu" and slope % 1 == 0 and intercept % 1 == 0:
+        ends = np.array([float(values.min()), float(values.max())]) * slope + intercept
+        if np.iinfo(np.int16).min <= ends.min() and ends.max() <= np.iinfo(np.int16).max:
+            short = values.astype(np.int32, order="F")
+            return np.asfortranarray(short * int(slope) + int(intercept), np.int16)
+    scaled = np.asfortranarray(values, np.float32)
+    if (slope, intercept) != (1.0, 0.0):
+        scaled = scaled * np.float32(slope) + np.float32(intercept)
+    if not np.isfinite(scaled).all():
+        finite = scaled[np.isfinite(scaled)]
+        if not finite.size:
+            raise UnreadableImageError("no voxel holds a finite number")
+        scaled = np.nan_to_num(scaled, nan=finite.min(), neginf=finite.min(), posinf=finite.max())
+    return scaled
+
+
+def _as_volume(values: NDArray, affine: NDArray, path: Path) -> Volume:
+    try:
+        regular = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9
+    except np.linalg.LinAlgError:
+        regular = False
+    if not regular:
+        raise UnreadableImageError("the header's geometry is not usable (no spacing, or not finite)")
+    return Volume(values, np.asarray(affine, np.float64), uid=stem(path))
+
+
+def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(I, J, K) of a 2D, 3D or trailing-ones shape."""
+    kept = list(shape)
+    while len(kept) > 3 and kept[-1] == 1:
+        kept.pop()
+    if len(kept) not in (2, 3):
+        raise UnreadableImageError(
+            f"the image has {len(kept)} dimensions ({' x '.join(map(str, shape))}); give a volume or a slice"
+        )
+    if min(kept) < 1:
+        raise UnreadableImageError("the image has no voxels")
+    i, j, k = (*kept, 1)[:3]
+    return i, j, k
+
+
+def _nifti(path: Path) -> Volume:
+    try:
+        image = nibabel.load(path)
+        grid, dtype = _grid(image.shape), image.get_data_dtype()
+        if dtype.kind not in "buif" and dtype != _RGB24:
+            raise UnreadableImageError(
+                f"the voxels are of type {dtype}, not numbers that can be shown as grey"
+            )
+        check_memory(grid, dtype.itemsize + 4)
+        stored = np.asanyarray(image.dataobj.get_unscaled())
+        if dtype == _RGB24:
+            colours = np.stack([stored[name] for name in "RGB"], axis=-1).reshape(*grid, 3, order="F")
+            return _as_volume(interleaved(colours), image.affine, path)
+        values = compact(
+            stored.reshape(grid, order="F"), float(image.dataobj.slope), float(image.dataobj.inter)
+        )
+        return _as_volume(values, image.affine, path)
+    except (ImageFileError, HeaderDataError, zlib.error, *DAMAGED) as error:
+        raise UnreadableImageError("the NIfTI file is cut off, damaged, or none") from error
+
+
+def interleaved(colours: NDArray) -> NDArray[np.uint8]:
+    """RGB (I, J, K, 3) with each slice contiguous and the three colours of a voxel side by side."""
+    return np.ascontiguousarray(colours.swapaxes(0, 2), np.uint8).swapaxes(0, 2)
+
+
+def _nrrd(path: Path) -> Volume:
+    try:
+        values, affine = read_nrrd(path)
+        return _as_volume(compact(values), affine, path)
+    except MedsaError:
+        raise
+    except (nrrd.NRRDError, zlib.error, *DAMAGED) as error:
+        raise UnreadableImageError("the NRRD file is cut off, damaged, or none") from error
+
+
+def read_nrrd(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
+    """Values (I, J, K) as stored and the RAS+ affine of an NRRD file with its data inside."""
+    with path.open("rb") as file:
+        header = nrrd.read_header(file)
+        if "data file" in header or "datafile" in header:
+            raise UnreadableImageError(
+                "the NRRD file keeps its voxels in another file; give one with them inside"
+            )
+        grid = _grid(tuple(int(n) for n in header["sizes"]))
+        check_memory(grid, 8)
+        values = nrrd.read_data(header, file, str(path), index_order="F").reshape(grid, order="F")
+    affine = np.eye(4)
+    directions = np.asarray(
+        header.get("space directions", np.diag(header.get("spacings", [1.0] * 3))), np.float64
+    )
+    directions = directions[np.isfinite(directions).all(axis=1)]
+    affine[: directions.shape[1], : directions.shape[0]] = directions.T
+    affine[: directions.shape[1], 3] = header.get("space origin", np.zeros(directions.shape[1]))
+    space = str(header.get("space", "left-posterior-superior")).lower()
+    if space in ("left-posterior-superior", "lps"):
+        affine = LPS_TO_RAS @ affine
+    elif space in ("left-anterior-superior", "las"):
+        affine = np.diag([-1.0, 1.0, 1.0, 1.0]) @ affine
+    return values, affine
+
+
+def _picture(path: Path) -> Volume:
+    """PNG or JPEG: grey uint8 or int16 (16-bit), or RGB; 1 mm pixels, the third axis one slice."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise UnreadableImageError("the picture is animated; give a single picture")
+            check_memory((image.width, image.height), 8)
+            if image.mode in ("1", "L", "I", "I;16", "I;16B", "F"):
+                grey = np.asarray(image.convert("L") if image.mode == "1" else image)
+                return _as_volume(compact(grey.T[:, :, None]), LPS_TO_RAS, path)
+            return _as_volume(
+                interleaved(np.asarray(image.convert("RGB")).swapaxes(0, 1)[:, :, None]), LPS_TO_RAS, path
+            )
+    except Image.DecompressionBombError:
+        raise UnreadableImageError("the picture unpacks to an unreasonable size and was not opened") from None
+    except (UnidentifiedImageError, SyntaxError, zlib.error, *DAMAGED) as error:
+        raise UnreadableImageError("the picture is cut off, damaged, or neither PNG nor JPEG") from error
