@@ -1,0 +1,122 @@
+"""The one place where a slice and its prompts become what a Segment Anything Model eats, and masks come back.
+
+A slice of `(I, J)` voxels is laid out as an image of J rows and I columns, its longest side resized to the
+model's `size` and the rest padded at the right and at the bottom (or both sides resized: `stretch`). Model pixels are `(x, y)` with the centre of a
+pixel = integer, as segment-anything's prompt encoder expects them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from medsa.data.volume import Volume
+from medsa.data.window import Window, apply_window
+from medsa.sam.backbone import Backbone
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a slice of `width` x `height` voxels (I, J) lies in the square of `size` model pixels."""
+
+    width: int
+    height: int
+    size: int
+    stretch: bool = False
+
+    @classmethod
+    def of(cls, volume: Volume, backbone: Backbone, image_size: int) -> Frame:
+        """The frame of a volume's slices for a backbone whose input has `image_size` pixels a side."""
+        width, height, _ = volume.shape
+        return cls(width, height, image_size, backbone.resize == "stretch")
+
+    @property
+    def scale(self) -> Floats:
+        """Model pixels a voxel along (x, y), (2,)."""
+        return np.array([self.columns / self.width, self.rows / self.height])
+
+    @property
+    def columns(self) -> int:
+        """Columns of the square that hold the slice; the others are padding."""
+        return self._resized(self.width)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the square that hold the slice; the others are padding."""
+        return self._resized(self.height)
+
+    def _resized(self, length: int) -> int:
+        if self.stretch:
+            return self.size
+        return max(1, int(length * self.size / max(self.width, self.height) + 0.5))
+
+    def points_to_model(self, points: Floats) -> Floats:
+        """(..., 2) voxel (i, j) -> (..., 2) model pixel (x, y)."""
+        return (points + 0.5) * self.scale - 0.5
+
+    def points_to_voxel(self, points: Floats) -> Floats:
+        """(..., 2) model pixel (x, y) -> (..., 2) voxel (i, j)."""
+        return (points + 0.5) / self.scale - 0.5
+
+    def boxes_to_model(self, boxes: Floats) -> Floats:
+        """(..., 4) voxel (i0, j0, i1, j1), both corners inclusive -> first and last model pixel inside."""
+        low, high = boxes[..., :2] * self.scale, (boxes[..., 2:] + 1) * self.scale - 1
+        return np.concatenate([low, high], axis=-1)
+
+    def boxes_to_voxel(self, boxes: Floats) -> Floats:
+        """The inverse of `boxes_to_model`."""
+        low, high = boxes[..., :2] / self.scale, (boxes[..., 2:] + 1) / self.scale - 1
+        return np.concatenate([low, high], axis=-1)
+
+    def image_to_model(self, image: Tensor) -> Tensor:
+        """(C, J, I) -> (C, rows, columns), antialiased, not yet padded."""
+        return resize(image[None], (self.rows, self.columns))[0]
+
+    def pad(self, image: Tensor, value: float = 0.0) -> Tensor:
+        """(..., rows, columns) -> (..., size, size): `value` at the right and at the bottom."""
+        return F.pad(image, (0, self.size - self.columns, 0, self.size - self.rows), value=value)
+
+    def logits_to_voxel(self, logits: Tensor) -> Tensor:
+        """(N, h, w) logits of the whole square -> (N, J, I) logits of the slice."""
+        full = logits[:, None]
+        if full.shape[-1] != self.size:
+            full = F.interpolate(full, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return resize(full[..., : self.rows, : self.columns], (self.height, self.width))[:, 0]
+
+    def mask_to_model(self, mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+        """(I, J) mask -> (size, size) mask of the whole square, as a model's low-resolution masks lie."""
+        image = torch.from_numpy(np.ascontiguousarray(mask.T)).float()[None]
+        square = self.pad(self.image_to_model(image))[None]
+        return (resize(square, (size, size))[0, 0] > 0.5).numpy()
+
+
+def slice_input(volume: Volume, k: int, window: Window, backbone: Backbone, frame: Frame) -> Tensor:
+    """Slice k as a backbone's image encoder takes it: (1, 3, S, S) float32, windowed, resized, normalised."""
+    grey = apply_window(volume.voxels[:, :, k], window).swapaxes(0, 1)
+    image = torch.from_numpy(np.ascontiguousarray(grey))
+    image = image.permute(2, 0, 1) if volume.is_rgb else image.expand(3, -1, -1)
+    image = frame.image_to_model(image)
+    if backbone.pixel_mean is not None and backbone.pixel_std is not None:
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (backbone.pixel_mean, backbone.pixel_std)
+        )
+        image = (image - mean) / std
+    else:
+        low, high = image.aminmax()
+        image = (image - low) / (high - low).clamp(min=1e-8)
+    return frame.pad(image)[None]
+
+
+def resize(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) -> (N, C, *shape): bilinear; antialiased where it shrinks."""
+    if images.shape[-2:] == shape:
+        return images
+    shrinks = shape[0] < images.shape[-2] or shape[1] < images.shape[-1]
+    return F.interpolate(images, size=shape, mode="bilinear", align_corners=False, antialias=shrinks)
