@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -82,6 +81,8 @@ class Options(BaseModel):
     @field_validator("device")
     @classmethod
     def _device(cls, name: str) -> str:
+        import torch  # slow to import: `medsa --help` does without
+
         if name == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         try:
