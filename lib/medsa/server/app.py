@@ -1,0 +1,231 @@
+"""The MONAI Label app: medsa's models over a DICOMweb store or a folder of images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+
+import medsa
+from medsa.config import Options, cache_dir
+from medsa.errors import BadInputError, MedsaError, NotFoundError
+from medsa.server import platform, privacy
+from medsa.server.datastore import DicomWebStore
+from medsa.server.folder import FolderStore
+from medsa.server.tasks import ClickTask, Runtime
+from medsa.server.uploads import Uploads
+
+logger = logging.getLogger(__name__)
+
+_COUNTS_LIVE = 5.0
+_CLEAN_EVERY = 300.0
+
+
+class MedsaApp(MONAILabelApp):
+    """What `monailabel start_server` and its background tasks instantiate.
+
+    `studies`: URL of a DICOMweb store, or a folder. `conf`: the `--conf` pairs, see `medsa.config.Options`.
+    What cannot start ends the process with one sentence.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None) -> None:
+        os.umask(0o077)
+        try:
+            platform.check()
+            self.options = Options.from_conf(conf or {})
+            self.runtime = Runtime(self.options)
+            super().__init__(
+                app_dir=app_dir,
+                studies=studies,
+                conf={},
+                name="medsa",
+                description="One click or box, one mask: adapters on a frozen Segment Anything Model",
+                version=medsa.__version__,
+                labels=list(self.runtime.labels.names.values()),
+            )
+            self.counts = Counts(self._datastore.status)
+            server = platform.running_server()
+            if server is not None:
+                platform.check(platform.RELIED_ON_WHEN_SERVING)
+                from medsa.server.serving import install  # needs the FastAPI app, which only the server has
+
+                install(server, self)
+        except MedsaError as error:
+            platform.give_up(error)
+
+    @property
+    def store(self) -> DicomWebStore | FolderStore:
+        return self._datastore
+
+    @property
+    def store_is_local(self) -> bool:
+        """True when the images lie in a folder of this machine."""
+        return isinstance(self._datastore, FolderStore)
+
+    @property
+    def trainers(self) -> dict[str, Any]:
+        return self._trainers
+
+    @property
+    def scorers(self) -> dict[str, Any]:
+        return self._scoring_methods
+
+    @property
+    def uploads(self) -> Uploads:
+        """Images sent for a while; raises `NotFoundError` when MONAI_LABEL_SESSIONS is off."""
+        if self._sessions is None:
+            raise NotFoundError("this server takes no images for a session (MONAI_LABEL_SESSIONS is off)")
+        return self._sessions
+
+    def task(self, model: str) -> ClickTask:
+        """The model of that name; raises `NotFoundError` naming those there are."""
+        task = self._infers.get(model)
+        if task is None:
+            raise NotFoundError(
+                f"there is no model '{model[:64]}'; this server has: {', '.join(self._infers)}"
+            )
+        return task
+
+    def init_datastore(self) -> Datastore:
+        if self.studies.startswith(("http://", "https://")):
+            return DicomWebStore(self.studies.rstrip("/"), self.runtime.labels)
+        return FolderStore(self.studies, self.runtime.labels)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        return {"medsa_2d": ClickTask(self.runtime, 2), "medsa_3d": ClickTask(self.runtime, 3)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return {"random": RandomUnlabelled()}
+
+    def init_batch_infer(self) -> Callable[..., Any]:
+        return _no_batch
+
+    def _load_sessions(self, load: bool = False) -> Uploads | None:
+        if not load:
+            return None
+        given = str(settings.MONAI_LABEL_SESSION_PATH).strip()
+        return Uploads(
+            Path(given) if given else cache_dir() / "sessions", settings.MONAI_LABEL_SESSION_EXPIRY
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What clients ask first; never waits for the datastore."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "version": self.version,
+            "labels": self.labels,
+            "models": {name: task.info() for name, task in self._infers.items()},
+            "trainers": {name: task.info() for name, task in self._trainers.items()},
+            "strategies": {name: task.info() for name, task in self._strategies.items()},
+            "scoring": {name: task.info() for name, task in self._scoring_methods.items()},
+            "train_stats": {name: task.stats() for name, task in self._trainers.items()},
+            "datastore": self.counts.now(),
+            "options": self.options.model_dump(),
+        }
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        name = request.get("strategy") or "random"
+        strategy = self._strategies.get(name)
+        if strategy is None:
+            raise NotFoundError(
+                f"there is no strategy '{name}'; this server has: {', '.join(self._strategies)}"
+            )
+        return strategy(request, self._datastore) or {}
+
+    def on_init_complete(self) -> None:
+        """The server's own start: load the model now, compile and clean up in the background."""
+        try:
+            _ = self.runtime.segmenter
+        except MedsaError as error:
+            platform.give_up(error)
+        threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+        logger.info("medsa is ready")
+
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """Called once for each label a person saved, whichever way it came."""
+        logger.info(f"label {privacy.short(label_id)} saved for {privacy.short(image_id)}")
+        self.counts.renew()
+
+    def model_info(self, model: str) -> dict[str, Any]:
+        """Backbone and digest of a model; raises `NotFoundError`."""
+        self.task(model)
+        sam = self.runtime.segmenter.sam
+        return {
+            "checksum": f"SHA256:{sam.digest}",
+            "backbone": sam.config.name,
+            "licence": sam.config.licence,
+        }
+
+    def _keep_house(self) -> None:
+        self.counts.renew()
+        try:
+            self.runtime.warm_up()
+        except Exception as error:  # noqa: BLE001 - the first click will tell the user
+            logger.warning(f"warming up failed\n{privacy.frames(error)}")
+        while True:
+            try:
+                self.cleanup_sessions()
+            except OSError as error:
+                logger.warning(f"cleaning up uploads failed: {type(error).__name__}")
+            time.sleep(_CLEAN_EVERY)
+
+
+class Counts:
+    """The datastore's counts as last known: who asks gets them at once, and a thread asks the store anew."""
+
+    def __init__(self, ask: Callable[[], dict[str, Any]]) -> None:
+        self._ask = ask
+        self._known: dict[str, Any] = {"total": 0, "completed": 0}
+        self._asked = float("-inf")
+        self._busy = threading.Lock()
+
+    def now(self) -> dict[str, Any]:
+        """The counts, at most some seconds old unless the store is slow."""
+        if time.monotonic() - self._asked > _COUNTS_LIVE and not self._busy.locked():
+            threading.Thread(target=self.renew, name="counts", daemon=True).start()
+        return self._known
+
+    def renew(self) -> None:
+        """Ask the store and wait for its answer; when it has none the old counts stay, with its sentence."""
+        with self._busy:
+            try:
+                self._known = dict(self._ask())
+            except MedsaError as error:
+                self._known = {**self._known, "problem": str(error)}
+            finally:
+                self._asked = time.monotonic()
+
+
+class RandomUnlabelled(Strategy):
+    """One of the images without a label, at random among those that were not offered for longest."""
+
+    def __init__(self) -> None:
+        super().__init__("A random image that has no label yet")
+        self._offered: dict[str, float] = {}
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        if not images:
+            return None
+        oldest = min(self._offered.get(image, 0.0) for image in images)
+        chosen = random.choice([i for i in images if self._offered.get(i, 0.0) == oldest])  # noqa: S311 - no secret
+        self._offered[chosen] = time.time()
+        return {"id": chosen}
+
+
+def _no_batch(*_args: object, **_options: object) -> dict[str, Any]:
+    raise BadInputError(
+        "these models need a click or a box for each image; there is nothing to run in a batch"
+    )

@@ -1,0 +1,26 @@
+"""POST /activelearning/{strategy}: the next image to label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from medsa.server import auth
+from medsa.server.routes.common import AnyUser, App
+
+router = APIRouter(prefix="/activelearning", tags=["ActiveLearning"])
+
+
+@router.post("/{strategy}", summary="The next image to label; an empty answer when all are")
+def next_sample(
+    request: Request, app: App, _user: AnyUser, strategy: str, params: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The image's id and what is known of it; its path on disk for clients on the same machine only."""
+    found = app.next_sample({**(params or {}), "strategy": strategy})
+    if not found:
+        return {}
+    info = app.store.get_image_info(found["id"])
+    here = auth.is_loopback(request.client.host if request.client else None)
+    path = {"path": app.store.get_image_uri(found["id"])} if here and app.store_is_local else {}
+    return {**info, **found, **path}

@@ -1,0 +1,108 @@
+"""/train, /scoring, /batch/infer: work that runs in an interpreter of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, HTTPException
+from monailabel.utils.async_tasks.task import AsyncTask
+
+from medsa.errors import BadInputError, NotFoundError
+from medsa.server.routes.common import Admin, Annotator, AnyUser, App
+
+router = APIRouter()
+
+Params = dict[str, Any] | None
+
+
+def _status(method: str, every: bool, running: bool) -> Any:
+    found, detail = AsyncTask.status(method, every, running)
+    if found is None:
+        raise NotFoundError(detail)
+    return found
+
+
+def _start(method: str, request: dict[str, Any], params: Params, enqueue: bool) -> Any:
+    given = {name: value for name, value in (params or {}).items() if name not in request}
+    started, detail = AsyncTask.run(method, request=request, params=given, enqueue=enqueue)
+    if started is None:
+        raise HTTPException(429, f"{detail.strip('+ ')}: wait for it to end, or stop it")
+    return started
+
+
+def _known(names: dict[str, Any], name: str, what: str) -> str:
+    if name not in names:
+        raise NotFoundError(
+            f"there is no {what} '{name[:64]}'; this server has: {', '.join(names) or 'none'}"
+        )
+    return name
+
+
+@router.get("/train/", tags=["Train"], summary="The last or running training; 404 when there is none")
+def train_status(_user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
+    return _status("train", all, check_if_running)
+
+
+@router.post("/train/", tags=["Train"], include_in_schema=False)
+def train_all(app: App, _user: Admin, params: Params = None) -> dict[str, Any]:
+    return {
+        name: {
+            "result": _start("train", {"model": name}, (params or {}).get(name), enqueue=True),
+            "detail": None,
+        }
+        for name in app.trainers
+    }
+
+
+@router.post("/train/{model}", tags=["Train"], summary="Train a model")
+def train(app: App, _user: Admin, model: str, params: Params = None, enqueue: bool = False) -> Any:
+    return _start("train", {"model": _known(app.trainers, model, "trainer")}, params, enqueue)
+
+
+@router.delete("/train/", tags=["Train"], summary="Stop the training")
+def stop_training(_user: Admin) -> Any:
+    return AsyncTask.stop("train")
+
+
+@router.get("/scoring/", tags=["Scoring"], summary="The last or running scoring; 404 when there is none")
+def scoring_status(_user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
+    return _status("scoring", all, check_if_running)
+
+
+@router.post("/scoring/", tags=["Scoring"], include_in_schema=False)
+def score_all(app: App, _user: Annotator, params: Params = None) -> dict[str, Any]:
+    return {
+        name: {
+            "result": _start("scoring", {"method": name}, (params or {}).get(name), enqueue=True),
+            "detail": None,
+        }
+        for name in app.scorers
+    }
+
+
+@router.post("/scoring/{method}", tags=["Scoring"], summary="Score labels")
+def score(app: App, _user: Annotator, method: str, params: Params = None) -> Any:
+    return _start("scoring", {"method": _known(app.scorers, method, "scoring method")}, params, enqueue=False)
+
+
+@router.delete("/scoring/", tags=["Scoring"], summary="Stop the scoring")
+def stop_scoring(_user: Annotator) -> Any:
+    return AsyncTask.stop("scoring")
+
+
+@router.get("/batch/infer", tags=["Infer"], summary="The running batch; 404 when there is none")
+def batch_status(_user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
+    return _status("batch_infer", all, check_if_running)
+
+
+@router.post("/batch/infer/{model}", tags=["Infer"], summary="Not offered by models that need a click")
+def batch(app: App, _user: Admin, model: str) -> None:
+    app.task(model)
+    raise BadInputError(
+        "this model needs a click or a box for each image; there is nothing to run in a batch"
+    )
+
+
+@router.delete("/batch/infer", tags=["Infer"], summary="Stop the batch")
+def stop_batch(_user: Admin) -> Any:
+    return AsyncTask.stop("batch_infer")

@@ -1,0 +1,133 @@
+"""POST /infer/{model}: a click from OHIF, 3D Slicer or a script, a mask back."""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+from functools import partial
+from typing import Annotated, Any
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
+
+from medsa.data.read import read_volume
+from medsa.data.volume import Volume
+from medsa.errors import BadInputError, NotFoundError
+from medsa.server import auth, encode
+from medsa.server.app import MedsaApp
+from medsa.server.click import read_params
+from medsa.server.routes.common import AnyUser, App, an_id, owner
+from medsa.server.scratch import IMAGE_ENDINGS, received
+
+router = APIRouter(prefix="/infer", tags=["Infer"])
+
+COOKIE = "medsa_session"
+_LIMITER = CapacityLimiter(16)
+"""Clicks wait for the model in threads of their own, and never use up those of the other endpoints."""
+
+_REFUSED = ("image", "model", "save_label", "label_tag", "session")
+
+
+class Output(StrEnum):
+    """What to send back; without one, the parameters and the image in a multipart form."""
+
+    IMAGE = "image"
+    JSON = "json"
+    ALL = "all"
+    DICOM_SEG = "dicom_seg"
+
+
+@router.post("/wsi/{model}", include_in_schema=False)
+@router.post("/wsi_v2/{model}", include_in_schema=False)
+def whole_slide(model: str, _user: AnyUser) -> None:
+    raise NotFoundError(
+        f"whole-slide images are not offered by this server; '{model[:64]}' takes series and pictures"
+    )
+
+
+@router.post("/{model}", summary="The mask of the object that was clicked on")
+async def infer(
+    request: Request,
+    app: App,
+    user: AnyUser,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: Annotated[str, Form()] = "{}",
+    file: Annotated[UploadFile | None, File()] = None,
+    label: Annotated[UploadFile | None, File()] = None,
+    output: Output = Output.ALL,
+) -> Response:
+    if label is not None:
+        raise BadInputError("a label cannot be a prompt: send points or a box")
+    name, cookie = _who(request, user, session_id)
+    work = partial(
+        _segment, request, app, user, name, model, image, session_id, read_params(params), file, output
+    )
+    response = await anyio.to_thread.run_sync(work, limiter=_LIMITER)
+    if cookie:
+        response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict")
+    return response
+
+
+def _segment(
+    request: Request,
+    app: MedsaApp,
+    user: auth.User,
+    name: str,
+    model: str,
+    image: str,
+    session_id: str,
+    params: dict[str, Any],
+    file: UploadFile | None,
+    output: Output,
+) -> Response:
+    task = app.task(model)
+    overridden = [key for key in _REFUSED if params.get(key)]
+    if overridden:
+        raise BadInputError(
+            f"params may not set {overridden[0]}: it is part of the address, or done by its own request"
+        )
+    volume, known_as = _volume(app, user, image, session_id, file)
+    name = f"{name}|{params.get('client_id') or ''}"
+    answer, click = task.answer(volume, known_as, params, name)
+    if output is Output.JSON:
+        return JSONResponse(answer.params)
+    if output is Output.DICOM_SEG:
+        names = click.label_info or tuple(answer.params["label_names"])
+        seg = encode.seg_bytes(answer.mask, volume, app.runtime.labels, names[:1], f"medsa {model}")
+        return encode.compressed(encode.file(seg, ".dcm", "application/dicom"), request)
+    content = encode.mask_bytes(answer.mask, volume, click.extension)
+    if output is Output.IMAGE:
+        return encode.compressed(encode.file(content, click.extension), request)
+    return encode.compressed(encode.multipart(answer.params, content, click.extension), request)
+
+
+def _volume(
+    app: MedsaApp, user: auth.User, image: str, session_id: str, file: UploadFile | None
+) -> tuple[Volume, str]:
+    """The image that is meant, and the id under which clicks on it belong together."""
+    if session_id:
+        return app.uploads.volume(session_id, owner(user)), session_id
+    if file is not None:
+        with received(file.file, file.filename, IMAGE_ENDINGS) as path:
+            return read_volume(path), secrets.token_hex(8)
+    return app.store.volume(an_id(image)), image
+
+
+def _who(request: Request, user: auth.User, session_id: str) -> tuple[str, str]:
+    """Whose clicks these are, and a new cookie for a browser that has none.
+
+    Without a login, people at one address (two browsers on one machine) are told apart by a cookie that
+    means nothing outside; 3D Slicer sends a `client_id`, other clients a session id or only their address.
+    """
+    name = f"{user.name}|{session_id}"
+    known = request.cookies.get(COOKIE, "")
+    if known:
+        return f"{name}|{known[:64]}", ""
+    if "sec-fetch-mode" in request.headers:
+        fresh = secrets.token_hex(16)
+        return f"{name}|{fresh}", fresh
+    return f"{name}|{request.client.host if request.client else ''}", ""

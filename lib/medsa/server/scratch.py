@@ -1,0 +1,63 @@
+"""Temporary files: one private folder a process, emptied as requests end and removed with the process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from medsa.config import cache_dir
+from medsa.errors import BadInputError
+
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".jpeg", ".dcm")
+LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".dcm")
+
+
+@cache
+def folder() -> Path:
+    """The folder of this process; what a killed process left behind is removed first."""
+    root = cache_dir() / "tmp"
+    root.mkdir(mode=0o700, exist_ok=True)
+    for old in root.iterdir():
+        owner = old.name.split("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def ending(name: str | None, allowed: Sequence[str]) -> str:
+    """The allowed ending of a file's name, lower case; raises `BadInputError` naming the allowed ones."""
+    for candidate in allowed:
+        if (name or "").lower().endswith(candidate):
+            return candidate
+    raise BadInputError(f"files of this kind are not taken; send one that ends in {', '.join(allowed)}")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of one's own for the time of a `with` block."""
+    path = Path(tempfile.mkdtemp(dir=folder()))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def received(content: BinaryIO, name: str | None, allowed: Sequence[str]) -> Iterator[Path]:
+    """An upload as a file with one of the `allowed` endings; the client's own name is not used."""
+    with scratch() as path:
+        target = path / f"upload{ending(name, allowed)}"
+        with target.open("xb") as file:
+            shutil.copyfileobj(content, file, 1 << 20)
+        if not target.stat().st_size:
+            raise BadInputError("the uploaded file is empty")
+        yield target

@@ -1,0 +1,62 @@
+"""Puts medsa's routes and doors into the FastAPI application of a starting MONAI Label server."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from monailabel.config import settings
+
+from medsa.server import auth, doors, privacy, proxy, scratch
+from medsa.server.platform import KEPT_ROUTES
+from medsa.server.routes import (
+    activelearning,
+    background,
+    datastore,
+    infer,
+    info,
+    login,
+    model,
+    ohif,
+    operate,
+    session,
+)
+
+if TYPE_CHECKING:
+    from medsa.server.app import MedsaApp
+
+logger = logging.getLogger(__name__)
+
+
+def install(server: FastAPI, app: MedsaApp) -> None:
+    """Replace what `server` does; called while it starts, before the first request.
+
+    Stock routes are taken out rather than put behind ours: a method that we do not offer must not be answered
+    by them. Temporary files of anything in this process go to its private folder.
+    """
+    privacy.install()
+    tempfile.tempdir = str(scratch.folder())
+    kept = [route for route in server.router.routes if getattr(route, "path", None) in KEPT_ROUTES]
+    server.router.routes[:] = kept
+    parts = [info, infer, datastore, session, model, activelearning, background, operate, ohif, proxy]
+    for part in [*parts, login] if auth.enabled() else parts:
+        server.include_router(part.router, prefix=settings.MONAI_LABEL_API_STR)
+    server.openapi_schema = None
+    server.state.medsa = app
+    doors.install(server)
+    _warn()
+
+
+def _warn() -> None:
+    if doors.this_machine_only():
+        logger.warning(
+            "no --host was given and authentication is off: other machines are refused. Enable "
+            "authentication, or open the server to the network with --host 0.0.0.0"
+        )
+    elif not auth.enabled() and not any(host in sys.argv for host in auth.LOOPBACK):
+        logger.warning(
+            "ATTENTION: the network is served WITHOUT authentication: whoever reaches this port sees it all"
+        )

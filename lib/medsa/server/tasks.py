@@ -1,0 +1,188 @@
+"""The two interactive models that clients see, and the one runtime behind them."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from numpy.typing import NDArray
+
+from medsa.config import Options
+from medsa.data.labels import load_labels
+from medsa.data.read import read_volume
+from medsa.data.volume import Volume
+from medsa.data.window import WINDOW_NAMES
+from medsa.data.write import write_mask
+from medsa.prompts import Prompt
+from medsa.sam import load_sam
+from medsa.segmenter import Result, Segmenter, Sessions
+from medsa.server.click import Click, read_click
+from medsa.server.privacy import short
+from medsa.server.scratch import folder
+
+logger = logging.getLogger(__name__)
+
+MOST_HISTORIES = 256
+MOST_STEPS = 64
+
+Key = tuple[str, str, str]
+"""(user, image, label): whose clicks belong together."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`mask` (I, J, K) uint8 0/1 on the image's grid, and what clients are told about it."""
+
+    mask: NDArray[np.uint8]
+    params: dict[str, Any]
+
+
+class Runtime:
+    """The model of this process, and what its users have clicked; made once, loaded when first needed."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.labels = load_labels(options.labels)
+        self.sessions = Sessions()
+        self._loading = threading.Lock()
+        self._turns = threading.Lock()
+        self._running: dict[Key, threading.Event] = {}
+        self._histories: OrderedDict[Key, list[Click]] = OrderedDict()
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """Loads the backbone on first use; raises `WeightsError` when its weights are missing."""
+        with self._loading:
+            return self._segmenter
+
+    @cached_property
+    def _segmenter(self) -> Segmenter:
+        sam = load_sam(self.options.backbone, device=self.options.device)
+        return Segmenter(sam, cache_mb=self.options.cache_mb)
+
+    def warm_up(self) -> None:
+        """Encode and decode a small empty image, so that whoever clicks first need not wait for compilers."""
+        volume = Volume(np.zeros((64, 64, 1), np.float32, order="F"), np.eye(4))
+        self.segmenter.segment_slice(
+            volume, Prompt(foreground=np.array([[32.0, 32.0, 0.0]])), 0, window="0,1"
+        )
+
+    def segment(self, volume: Volume, image: str, click: Click, user: str) -> Answer:
+        """The mask that `click` asks for; a newer one of the same user on the same object ends a running one.
+
+        `image` is the id under which the user knows `volume`. Raises `BadInputError`, `CancelledError`.
+        """
+        key = (user, image, click.label)
+        if click.reset:
+            self.sessions.close(*key)
+            self._histories.pop(key, None)
+        wanted = self._before_last(key) if click.undo else click
+        if wanted is None:
+            return Answer(np.zeros(volume.shape, np.uint8, order="F"), self._params(click, None))
+        session = self.sessions.open(*key)
+        with self._turn(key) as newer:
+            if wanted.k is None:
+                result = self.segmenter.segment_volume(
+                    volume, wanted.prompt, window=wanted.window, session=session, cancelled=newer.is_set
+                )
+            else:
+                result = self.segmenter.segment_slice(
+                    volume, wanted.prompt, wanted.k, window=wanted.window, session=session
+                )
+        if not click.undo:
+            self._note(key, click)
+        timings = ", ".join(f"{name} {value:.0f} ms" for name, value in result.timings.items())
+        logger.info(f"mask for {short(user)} on {short(image)}: {len(result.slices)} slices, {timings}")
+        return Answer(result.mask, self._params(wanted, result))
+
+    def _params(self, click: Click, result: Result | None) -> dict[str, Any]:
+        name = click.label or self.labels.labels[0].name
+        told: dict[str, Any] = {"label_names": {name: 1}, "label": name, "options": self.options.model_dump()}
+        if result is None:
+            return {**told, "slices": [], "warnings": ["there is nothing left to undo"]}
+        return {
+            **told,
+            "options": {**told["options"], **result.options},
+            "slices": list(result.slices),
+            "score": round(float(result.score), 4),
+            "cached": result.cached,
+            "warnings": list(result.warnings),
+            "latencies": {key: round(value / 1e3, 4) for key, value in result.timings.items()},
+        }
+
+    @contextmanager
+    def _turn(self, key: Key) -> Iterator[threading.Event]:
+        newer = threading.Event()
+        with self._turns:
+            older = self._running.get(key)
+            self._running[key] = newer
+        if older is not None:
+            older.set()
+        try:
+            yield newer
+        finally:
+            with self._turns:
+                if self._running.get(key) is newer:
+                    del self._running[key]
+
+    def _note(self, key: Key, click: Click) -> None:
+        with self._turns:
+            steps = self._histories.pop(key, [])
+            self._histories[key] = [*steps, click][-MOST_STEPS:]
+            while len(self._histories) > MOST_HISTORIES:
+                self._histories.popitem(last=False)
+
+    def _before_last(self, key: Key) -> Click | None:
+        """Take the last click back; the one before it, or None when there is none."""
+        with self._turns:
+            steps = self._histories.get(key, [])
+            del steps[-1:]
+            return steps[-1] if steps else None
+
+
+class ClickTask(InferTask):
+    """A model of MONAI Label's type deepgrow: points and a box in, one mask out."""
+
+    def __init__(self, runtime: Runtime, dimension: int) -> None:
+        where = "slice" if dimension == 2 else "volume"
+        windows = dict.fromkeys((runtime.options.window, *WINDOW_NAMES))
+        super().__init__(
+            type=InferType.DEEPGROW,
+            labels={name: index for index, name in runtime.labels.names.items()},
+            dimension=dimension,
+            description=f"{runtime.options.backbone}: a click or a box gives the object in its {where}",
+            config={"window": list(windows)},
+        )
+        self.runtime = runtime
+
+    def is_valid(self) -> bool:
+        return True
+
+    def answer(
+        self, volume: Volume, image: str, params: Mapping[str, Any], user: str
+    ) -> tuple[Answer, Click]:
+        """The mask for a client's `params`, and how they were understood; raises `BadInputError`."""
+        runtime = self.runtime
+        click = read_click(params, volume.shape, self.dimension, runtime.labels, runtime.options.window)
+        return runtime.segment(volume, image, click, user), click
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """MONAI Label's own way in: `request["image"]` is a path, the answer the path of a new file."""
+        params = {
+            name: value for name, value in request.items() if name not in ("image", "model", "save_label")
+        }
+        path = Path(str(request["image"]))
+        answer, click = self.answer(read_volume(path), path.name, params, str(params.get("client_id") or ""))
+        target = Path(tempfile.mkdtemp(dir=folder())) / f"mask{click.extension}"
+        write_mask(target, answer.mask, read_volume(path))
+        return str(target), answer.params
