@@ -91,7 +91,7 @@ def volume_from_datasets(datasets: Sequence[Dataset]) -> Volume:
 
 def frame_order(header: Dataset) -> list[int]:
     """For a multi-frame object, the index (from 0) of the stored frame at each k of its volume."""
-    frames = list(_frames(header, 0))
+    frames = list(frames_of(header))
     return [frame.number for frame in _sorted(frames)[0]]
 
 
@@ -105,7 +105,7 @@ def _unique(datasets: Sequence[Dataset]) -> list[Dataset]:
 def _volume(datasets: list[Dataset]) -> Volume:
     _check_one_series(datasets)
     first = datasets[0]
-    frames = [frame for index, dataset in enumerate(datasets) for frame in _frames(dataset, index)]
+    frames = [frame for index, dataset in enumerate(datasets) for frame in frames_of(dataset, index)]
     ordered, step = _sorted(frames)
     rows, columns, grey = int(first.Rows), int(first.Columns), is_grey(first)
     allocated = int(first.get("BitsAllocated", 8))
@@ -154,7 +154,7 @@ def _check_one_series(datasets: list[Dataset]) -> None:
     multi = sum(_frame_count(ds) > 1 for ds in datasets)
     if multi and len(datasets) > 1:
         raise UnreadableImageError(
-            f"the series holds {len(datasets)} objects, {multi} of them with several frames; open one at a time"
+            f"the series holds {len(datasets)} objects, {multi} with several frames; open one at a time"
         )
 
 
@@ -213,7 +213,7 @@ def header_of(dataset: Dataset) -> Dataset:
     header = Dataset(kept)
     implicit, little = dataset.original_encoding
     header.set_original_encoding(implicit, little, dataset.original_character_set)
-    header.file_meta = FileMetaDataset(dataset.file_meta)
+    header.file_meta = FileMetaDataset(getattr(dataset, "file_meta", {}))
     return header
 
 
@@ -224,7 +224,8 @@ def _frame_count(dataset: Dataset) -> int:
     return count
 
 
-def _frames(dataset: Dataset, source: int) -> Iterator[Frame]:
+def frames_of(dataset: Dataset, source: int = 0) -> Iterator[Frame]:
+    """The planes of one object in stored order, from its functional groups or its plain header."""
     plain = Frame(
         source,
         0,
@@ -250,24 +251,29 @@ def _frames(dataset: Dataset, source: int) -> Iterator[Frame]:
         raise UnreadableImageError(
             f"the object has {count} frames, but its header describes {len(per_frame)}"
         )
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    for number, groups in enumerate(per_frame):
-        yield _enhanced(replace(plain, number=number), groups, shared)
+    yield from (_enhanced(dataset, replace(plain, number=number)) for number in range(count))
 
 
-def _enhanced(plain: Frame, groups: Dataset, shared: Dataset) -> Frame:
-    """The frame that functional groups describe, a frame's own before the shared ones (PS3.3 C.7.6.16)."""
+def functional_group(dataset: Dataset, number: int, keyword: str) -> Dataset:
+    """A functional group of frame `number` (from 0), its own before the shared; empty if there is none."""
+    own, shared = (dataset.get(f"{kind}FunctionalGroupsSequence") for kind in ("PerFrame", "Shared"))
+    for groups in (own[number] if own else Dataset(), shared[0] if shared else Dataset()):
+        found = groups.get(keyword)
+        if found:
+            return found[0]
+    return Dataset()
 
-    def group(keyword: str) -> Dataset:
-        found = groups.get(keyword) or shared.get(keyword)
-        return found[0] if found else Dataset()
 
-    measures, values = group("PixelMeasuresSequence"), group("PixelValueTransformationSequence")
+def _enhanced(dataset: Dataset, plain: Frame) -> Frame:
+    """The frame that functional groups describe (PS3.3 C.7.6.16)."""
+    position, orientation, measures, values = (
+        functional_group(dataset, plain.number, f"{name}Sequence")
+        for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
+    )
     return replace(
         plain,
-        position=_numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3) or plain.position,
-        orientation=_numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
-        or plain.orientation,
+        position=_numbers(position, "ImagePositionPatient", 3) or plain.position,
+        orientation=_numbers(orientation, "ImageOrientationPatient", 6) or plain.orientation,
         spacing=_pair(measures, "PixelSpacing") or plain.spacing,
         thickness=_number(measures, "SpacingBetweenSlices")
         or _number(measures, "SliceThickness")
@@ -311,7 +317,7 @@ def _pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
 
 
 def _plain_spacing(dataset: Dataset) -> tuple[float, float]:
-    """PixelSpacing (rows, columns), or at the detector, or of the ultrasound region, or 1 mm by aspect ratio."""
+    """PixelSpacing (rows, columns), or that of the detector or ultrasound region, or 1 mm by aspect ratio."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         pair = _pair(dataset, keyword)
         if pair:

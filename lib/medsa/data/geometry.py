@@ -36,7 +36,7 @@ def plane_affine(
 
 
 def normal(orientation: Sequence[float]) -> NDArray[np.float64]:
-    """Unit normal (3,) LPS of a plane given by `orientation` (6,); `UnreadableImageError` if there is none."""
+    """Unit normal (3,) LPS of a plane of `orientation` (6,); `UnreadableImageError` if there is none."""
     row, column = np.reshape(np.asarray(orientation, np.float64), (2, 3))
     lengths = np.linalg.norm([row, column], axis=1)
     if not (np.abs(lengths - 1) < _UNIT).all() or abs(row @ column) > _UNIT:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, iter_pixels
+from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsa.errors import UnreadableImageError
@@ -32,7 +32,7 @@ def is_grey(dataset: Dataset) -> bool:
 
 
 def decoded(dataset: Dataset) -> Iterator[NDArray]:
-    """The frames of a DICOM image in stored order: (rows, columns) grey as stored, (rows, columns, 3) RGB uint8.
+    """The frames of a DICOM image as stored: (rows, columns) grey values, or (rows, columns, 3) RGB uint8.
 
     Grey frames have unused high bits removed and MONOCHROME1 turned round. Raises `UnreadableImageError` for
     pixel data that is cut off, damaged, or of a compression nothing here can read.
@@ -41,7 +41,8 @@ def decoded(dataset: Dataset) -> Iterator[NDArray]:
     grey = is_grey(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        for frame in iter_pixels(dataset, view_only=True):
+        for index in range(int(dataset.get("NumberOfFrames", 1) or 1)):
+            frame = pixel_array(dataset, index=index, view_only=True)
             yield _grey(frame, dataset, native=not syntax.is_compressed) if grey else _rgb(frame, dataset)
     except (
         RuntimeError,

@@ -164,7 +164,7 @@ def _as_volume(values: NDArray, affine: NDArray, path: Path) -> Volume:
     return Volume(values, np.asarray(affine, np.float64), uid=stem(path))
 
 
-def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def grid_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """(I, J, K) of a 2D, 3D or trailing-ones shape."""
     kept = list(shape)
     while len(kept) > 3 and kept[-1] == 1:
@@ -182,7 +182,7 @@ def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def _nifti(path: Path) -> Volume:
     try:
         image = nibabel.load(path)
-        grid, dtype = _grid(image.shape), image.get_data_dtype()
+        grid, dtype = grid_of(image.shape), image.get_data_dtype()
         if dtype.kind not in "buif" and dtype != _RGB24:
             raise UnreadableImageError(
                 f"the voxels are of type {dtype}, not numbers that can be shown as grey"
@@ -223,7 +223,7 @@ def read_nrrd(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
             raise UnreadableImageError(
                 "the NRRD file keeps its voxels in another file; give one with them inside"
             )
-        grid = _grid(tuple(int(n) for n in header["sizes"]))
+        grid = grid_of(tuple(int(n) for n in header["sizes"]))
         check_memory(grid, 8)
         values = nrrd.read_data(header, file, str(path), index_order="F").reshape(grid, order="F")
     affine = np.eye(4)

@@ -62,9 +62,10 @@ def choose_window(volume: Volume, spec: str = "auto") -> Window:
     """The window `spec` means for `volume`.
 
     `auto`: RGB as it is; CT (or values that look like Hounsfield units) soft tissue; 8-bit pictures full
-    range; else as `mr`: percentiles 0.5 to 99.5 of the values that are not zero, over the whole volume. `dicom`: the
-    header's own WindowCenter and WindowWidth. `full`: lowest to highest value. `LOW,HIGH`: these values. A CT
-    window's name: that window. The same volume and spec give the same window. Raises `BadInputError`.
+    range; else as `mr`: percentiles 0.5 to 99.5 of the values that are not zero, over the whole volume.
+    `dicom`: the header's own WindowCenter and WindowWidth. `full`: lowest to highest value. `LOW,HIGH`: these
+    values. A CT window's name: that window. The same volume and spec give the same window, and RGB images
+    ignore it. Raises `BadInputError`.
     """
     if volume.is_rgb:
         check_window(spec)

@@ -1,0 +1,113 @@
+"""Label files to masks on an image's grid: turned and flipped where the grid is the same, never resampled."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import nibabel
+import nrrd
+import numpy as np
+import pydicom
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from medsa.data.dicom import DAMAGED
+from medsa.data.labels import LabelSet
+from medsa.data.limits import check_memory
+from medsa.data.read import NIFTI, NRRD, grid_of, read_nrrd
+from medsa.data.seg import check_mask, read_seg
+from medsa.data.volume import Volume
+from medsa.errors import LabelMismatchError, NotFoundError, UnreadableImageError
+
+_OFF_GRID = 0.3
+"""Voxels by which a corner may miss the image's grid: headers hold few digits."""
+
+
+def read_label(path: Path, volume: Volume, labels: LabelSet | None = None) -> NDArray[np.uint8]:
+    """The label map in a .nii, .nii.gz, .nrrd, .seg.nrrd, .png or DICOM SEG file as (I, J, K) uint8 on `volume`'s grid.
+
+    NIfTI and NRRD files in another axis order or direction are turned to the image's by their affine; a
+    .seg.nrrd may cover a part of the image. A picture of 0 and 255 means 0 and 1. SEG values are the indices of
+    `labels`, or segment numbers without. Raises `LabelMismatchError` for another grid, an empty label or values
+    beyond 255, `UnreadableImageError` for damaged files, `NotFoundError`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"there is no label file '{path.name}'")
+    name = path.name.lower()
+    try:
+        if name.endswith(NIFTI):
+            image = nibabel.load(path)
+            check_memory(image.shape, 16)
+            values = np.asanyarray(image.dataobj).reshape(grid_of(image.shape), order="F")
+            return check_mask(on_grid(values, image.affine, volume), volume)
+        if name.endswith(NRRD):
+            values, affine = read_nrrd(path)
+            whole = on_grid(values, affine, volume, part=name.endswith(".seg.nrrd"))
+            return check_mask(whole, volume)
+        if name.endswith(".png"):
+            return check_mask(_picture(path), volume)
+        return read_seg(pydicom.dcmread(path), volume, labels)[0]
+    except (UnreadableImageError, LabelMismatchError) as error:
+        raise type(error)(f"{path.name}: {error}") from error
+    except (
+        ImageFileError,
+        HeaderDataError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        nrrd.NRRDError,
+        zlib.error,
+        *DAMAGED,
+    ) as error:
+        raise UnreadableImageError(
+            f"{path.name}: the label file is cut off, damaged, or of another kind"
+        ) from error
+
+
+def on_grid(values: NDArray, affine: NDArray[np.float64], volume: Volume, *, part: bool = False) -> NDArray:
+    """`values` (3D, RAS+ `affine`) with axes turned and flipped so that they lie as the voxels of `volume` do.
+
+    Raises `LabelMismatchError` unless both are the same grid; with `part` the values may cover a part of it.
+    """
+    if not np.isfinite(affine).all():
+        raise LabelMismatchError("the label's geometry is not finite")
+    exact = np.linalg.inv(volume.affine) @ affine
+    whole = np.rint(exact)
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in values.shape])).reshape(3, -1)
+    miss = np.abs((exact - whole) @ np.vstack([corners, np.ones(8)])).max()
+    if (
+        miss > _OFF_GRID
+        or not (np.abs(whole[:3, :3]).sum(axis=0) == 1).all()
+        or np.linalg.det(whole[:3, :3]) == 0
+    ):
+        raise LabelMismatchError(
+            "the label lies on another grid than the image; resample it to the image first"
+        )
+    axes = np.abs(whole[:3, :3]).argmax(axis=1)
+    turned = values.transpose(axes)
+    flips = whole[np.arange(3), axes] < 0
+    start = whole[:3, 3] - np.where(flips, np.array(turned.shape) - 1, 0)
+    turned = np.flip(turned, np.flatnonzero(flips))
+    if turned.shape == volume.shape and not start.any():
+        return np.asfortranarray(turned)
+    first = start.astype(int)
+    if not part or (first < 0).any() or (first + turned.shape > volume.shape).any():
+        raise LabelMismatchError(
+            f"the label covers {' x '.join(map(str, turned.shape))} voxels from voxel {tuple(first.tolist())}, "
+            f"not the image's {' x '.join(map(str, volume.shape))}"
+        )
+    full = np.zeros(volume.shape, values.dtype, order="F")
+    full[tuple(slice(a, a + n) for a, n in zip(first, turned.shape, strict=True))] = turned
+    return full
+
+
+def _picture(path: Path) -> NDArray:
+    with Image.open(path, formats=("PNG",)) as image:
+        check_memory((image.width, image.height), 8)
+        if image.mode not in ("1", "L", "P", "I;16", "I"):
+            raise LabelMismatchError("the picture is in colour: a label must be one channel of label values")
+        values = np.asarray(image).T[:, :, None]
+    return values == 255 if set(np.unique(values)) <= {0, 255} else values

@@ -1,0 +1,120 @@
+"""Masks to files and back: NIfTI, NRRD, PNG and DICOM SEG, always on the image's own grid."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from PIL import Image
+
+from medsa.data.geometry import LPS_TO_RAS
+from medsa.data.labels import LabelSet, load_labels
+from medsa.data.seg import Algorithm, check_mask, write_seg
+from medsa.data.volume import Volume
+from medsa.errors import BadInputError
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".dcm")
+"""What `write_mask` can write."""
+
+
+def write_mask(
+    path: Path,
+    mask: NDArray,
+    volume: Volume,
+    labels: LabelSet | None = None,
+    *,
+    names: Mapping[int, str] | None = None,
+    algorithm: Algorithm | None = None,
+    author: str = "",
+) -> None:
+    """Write `mask` (I, J, K), label values or bool, to `path` as its ending says (see `ENDINGS`), mode 0600.
+
+    NIfTI and NRRD carry the image's geometry. PNG is for one slice: 0 and 255 for one label, the values with the
+    colours of `labels` for several. DICOM SEG is written by `write_seg` with `labels` (else the default set),
+    `names`, `algorithm` and `author`. The file appears whole or not at all. Raises `BadInputError` for other
+    endings and for a PNG of a volume, `LabelMismatchError` for a mask that does not fit the image.
+    """
+    path = Path(path)
+    ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+    if ending is None:
+        raise BadInputError(
+            f"'{path.name}' ends in nothing that can be written; use one of: {', '.join(ENDINGS)}"
+        )
+    labels = labels or load_labels()
+    if ending == ".dcm":
+        buffer = io.BytesIO()
+        dataset = write_seg(mask, volume, labels, names=names, algorithm=algorithm, author=author)
+        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+        data = buffer.getvalue()
+    elif ending == ".nrrd":
+        data = nrrd_bytes(check_mask(mask, volume), volume)
+    elif ending == ".png":
+        data = _png(check_mask(mask, volume), labels)
+    else:
+        data = nibabel.Nifti1Image(check_mask(mask, volume), volume.affine).to_bytes()
+        data = gzip.compress(data, 6, mtime=0) if ending == ".nii.gz" else data
+    write_atomically(path, data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """`data` in the file `path`, mode 0600: whole or not at all, and on the disk when this returns."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def nrrd_bytes(mask: NDArray, volume: Volume) -> bytes:
+    """`mask` (I, J, K) uint8 or bool as a raw-encoded NRRD file in memory, with the volume's place in LPS."""
+    lps = LPS_TO_RAS @ volume.affine
+    vectors = ["(" + ",".join(repr(float(number)) for number in column) + ")" for column in lps[:3].T]
+    header = "\n".join(
+        (
+            "NRRD0004",
+            "type: uint8",
+            "dimension: 3",
+            "space: left-posterior-superior",
+            f"sizes: {' '.join(str(size) for size in mask.shape)}",
+            f"space directions: {' '.join(vectors[:3])}",
+            "kinds: domain domain domain",
+            "encoding: raw",
+            f"space origin: {vectors[3]}",
+            "\n",
+        )
+    )
+    voxels = (
+        np.ascontiguousarray(mask.T).view(np.uint8) if mask.dtype.itemsize == 1 else mask.T.astype(np.uint8)
+    )
+    return b"".join((header.encode("ascii"), memoryview(voxels).cast("B")))
+
+
+def _png(mask: NDArray[np.uint8], labels: LabelSet) -> bytes:
+    if mask.shape[2] != 1:
+        raise BadInputError("a PNG holds one slice, and this is a volume: write .nii.gz, .nrrd or .dcm")
+    pixels = mask[:, :, 0].T
+    values = np.unique(pixels[pixels > 0])
+    if len(values) == 1:
+        picture = Image.fromarray(np.where(pixels > 0, np.uint8(255), np.uint8(0)))
+    else:
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+        for label in labels.labels:
+            palette[label.index] = label.color
+        picture.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
