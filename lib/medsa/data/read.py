@@ -27,6 +27,9 @@ NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd",)
 PICTURES = (".png", ".jpg", ".jpeg")
 DICOM = (".dcm", ".dicom", ".ima")
+UNREADABLE = (ImageFileError, HeaderDataError, nrrd.NRRDError, UnidentifiedImageError, zlib.error, *DAMAGED)
+"""What the file libraries raise for damaged files."""
+
 _RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
@@ -196,7 +199,7 @@ def _nifti(path: Path) -> Volume:
             stored.reshape(grid, order="F"), float(image.dataobj.slope), float(image.dataobj.inter)
         )
         return _as_volume(values, image.affine, path)
-    except (ImageFileError, HeaderDataError, zlib.error, *DAMAGED) as error:
+    except UNREADABLE as error:
         raise UnreadableImageError("the NIfTI file is cut off, damaged, or none") from error
 
 
@@ -211,7 +214,7 @@ def _nrrd(path: Path) -> Volume:
         return _as_volume(compact(values), affine, path)
     except MedsaError:
         raise
-    except (nrrd.NRRDError, zlib.error, *DAMAGED) as error:
+    except UNREADABLE as error:
         raise UnreadableImageError("the NRRD file is cut off, damaged, or none") from error
 
 
@@ -256,5 +259,5 @@ def _picture(path: Path) -> Volume:
             )
     except Image.DecompressionBombError:
         raise UnreadableImageError("the picture unpacks to an unreasonable size and was not opened") from None
-    except (UnidentifiedImageError, SyntaxError, zlib.error, *DAMAGED) as error:
+    except (SyntaxError, *UNREADABLE) as error:
         raise UnreadableImageError("the picture is cut off, damaged, or neither PNG nor JPEG") from error

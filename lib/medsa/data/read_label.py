@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import nibabel
-import nrrd
 import numpy as np
 import pydicom
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from medsa.data.dicom import DAMAGED
 from medsa.data.labels import LabelSet
 from medsa.data.limits import check_memory
-from medsa.data.read import NIFTI, NRRD, grid_of, read_nrrd
+from medsa.data.read import NIFTI, NRRD, UNREADABLE, grid_of, read_nrrd
 from medsa.data.seg import check_mask, read_seg
 from medsa.data.volume import Volume
 from medsa.errors import LabelMismatchError, NotFoundError, UnreadableImageError
@@ -27,12 +22,12 @@ _OFF_GRID = 0.3
 
 
 def read_label(path: Path, volume: Volume, labels: LabelSet | None = None) -> NDArray[np.uint8]:
-    """The label map in a .nii, .nii.gz, .nrrd, .seg.nrrd, .png or DICOM SEG file as (I, J, K) uint8 on `volume`'s grid.
+    """A label map (I, J, K) uint8 on `volume`'s grid: .nii, .nii.gz, .nrrd, .seg.nrrd, .png or DICOM SEG.
 
     NIfTI and NRRD files in another axis order or direction are turned to the image's by their affine; a
-    .seg.nrrd may cover a part of the image. A picture of 0 and 255 means 0 and 1. SEG values are the indices of
-    `labels`, or segment numbers without. Raises `LabelMismatchError` for another grid, an empty label or values
-    beyond 255, `UnreadableImageError` for damaged files, `NotFoundError`.
+    .seg.nrrd may cover a part of the image. A picture of 0 and 255 means 0 and 1. SEG values are the indices
+    of `labels`, or segment numbers without. Raises `LabelMismatchError` for another grid, an empty label or
+    values beyond 255, `UnreadableImageError` for damaged files, `NotFoundError`.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,22 +48,14 @@ def read_label(path: Path, volume: Volume, labels: LabelSet | None = None) -> ND
         return read_seg(pydicom.dcmread(path), volume, labels)[0]
     except (UnreadableImageError, LabelMismatchError) as error:
         raise type(error)(f"{path.name}: {error}") from error
-    except (
-        ImageFileError,
-        HeaderDataError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        nrrd.NRRDError,
-        zlib.error,
-        *DAMAGED,
-    ) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise UnreadableImageError(
-            f"{path.name}: the label file is cut off, damaged, or of another kind"
+            f"{path.name}: the label is cut off, damaged, or of another kind"
         ) from error
 
 
 def on_grid(values: NDArray, affine: NDArray[np.float64], volume: Volume, *, part: bool = False) -> NDArray:
-    """`values` (3D, RAS+ `affine`) with axes turned and flipped so that they lie as the voxels of `volume` do.
+    """`values` (3D, RAS+ `affine`) with axes turned and flipped so that they lie as those of `volume` do.
 
     Raises `LabelMismatchError` unless both are the same grid; with `part` the values may cover a part of it.
     """
@@ -78,15 +65,10 @@ def on_grid(values: NDArray, affine: NDArray[np.float64], volume: Volume, *, par
     whole = np.rint(exact)
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in values.shape])).reshape(3, -1)
     miss = np.abs((exact - whole) @ np.vstack([corners, np.ones(8)])).max()
-    if (
-        miss > _OFF_GRID
-        or not (np.abs(whole[:3, :3]).sum(axis=0) == 1).all()
-        or np.linalg.det(whole[:3, :3]) == 0
-    ):
-        raise LabelMismatchError(
-            "the label lies on another grid than the image; resample it to the image first"
-        )
-    axes = np.abs(whole[:3, :3]).argmax(axis=1)
+    turn = np.abs(whole[:3, :3])
+    if miss > _OFF_GRID or (turn.sum(axis=0) != 1).any() or (turn.sum(axis=1) != 1).any():
+        raise LabelMismatchError("the label lies on another grid than the image: resample it to the image")
+    axes = turn.argmax(axis=1)
     turned = values.transpose(axes)
     flips = whole[np.arange(3), axes] < 0
     start = whole[:3, 3] - np.where(flips, np.array(turned.shape) - 1, 0)
@@ -96,8 +78,8 @@ def on_grid(values: NDArray, affine: NDArray[np.float64], volume: Volume, *, par
     first = start.astype(int)
     if not part or (first < 0).any() or (first + turned.shape > volume.shape).any():
         raise LabelMismatchError(
-            f"the label covers {' x '.join(map(str, turned.shape))} voxels from voxel {tuple(first.tolist())}, "
-            f"not the image's {' x '.join(map(str, volume.shape))}"
+            f"the label covers {' x '.join(map(str, turned.shape))} voxels from {tuple(first.tolist())}, not the "
+            f"image's {' x '.join(map(str, volume.shape))}"
         )
     full = np.zeros(volume.shape, values.dtype, order="F")
     full[tuple(slice(a, a + n) for a, n in zip(first, turned.shape, strict=True))] = turned

@@ -110,11 +110,11 @@ def write_seg(
 
 
 def check_mask(mask: NDArray, volume: Volume) -> NDArray[np.uint8]:
-    """`mask` as uint8; raises `LabelMismatchError` when it is empty, off the grid, or no map of label values."""
+    """`mask` as uint8; raises `LabelMismatchError` if it is empty, off the grid, or no map of labels."""
     mask = np.asarray(mask)
     if mask.shape != volume.shape:
         raise LabelMismatchError(
-            f"the label has {_size(mask.shape)} voxels, but the image {_size(volume.shape)}: not the same grid"
+            f"the label has {_size(mask.shape)} voxels, but the image {_size(volume.shape)}: another grid"
         )
     if mask.dtype == np.bool_:
         mask = mask.view(np.uint8)

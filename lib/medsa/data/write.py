@@ -37,10 +37,10 @@ def write_mask(
 ) -> None:
     """Write `mask` (I, J, K), label values or bool, to `path` as its ending says (see `ENDINGS`), mode 0600.
 
-    NIfTI and NRRD carry the image's geometry. PNG is for one slice: 0 and 255 for one label, the values with the
-    colours of `labels` for several. DICOM SEG is written by `write_seg` with `labels` (else the default set),
-    `names`, `algorithm` and `author`. The file appears whole or not at all. Raises `BadInputError` for other
-    endings and for a PNG of a volume, `LabelMismatchError` for a mask that does not fit the image.
+    NIfTI and NRRD carry the image's geometry. PNG is for one slice: 0 and 255 for one label, the values with
+    the colours of `labels` for several. DICOM SEG is written by `write_seg` with `labels` (else the default
+    set), `names`, `algorithm` and `author`. The file appears whole or not at all. Raises `BadInputError` for
+    other endings and for a PNG of a volume, `LabelMismatchError` for a mask that does not fit the image.
     """
     path = Path(path)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
@@ -96,10 +96,8 @@ def nrrd_bytes(mask: NDArray, volume: Volume) -> bytes:
             "\n",
         )
     )
-    voxels = (
-        np.ascontiguousarray(mask.T).view(np.uint8) if mask.dtype.itemsize == 1 else mask.T.astype(np.uint8)
-    )
-    return b"".join((header.encode("ascii"), memoryview(voxels).cast("B")))
+    voxels = np.ascontiguousarray(mask.T).view(np.uint8)
+    return b"".join((header.encode("ascii"), voxels.data))
 
 
 def _png(mask: NDArray[np.uint8], labels: LabelSet) -> bytes:
