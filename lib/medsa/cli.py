@@ -1,0 +1,363 @@
+"""`medsa …`: what the server does, on files and without a server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import medsa
+from medsa.errors import BadInputError, MedsaError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from medsa.data.volume import Volume
+    from medsa.prompts.prompt import Prompt
+    from medsa.segmenter import Result, Segmenter
+
+BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
+
+DESCRIPTION = "Interactive medical segmentation with a frozen Segment Anything Model: a click, a mask."
+
+SEGMENT = """\
+Segment the object that points and boxes mean, and write its mask.
+
+IMAGE is a NIfTI (.nii, .nii.gz), NRRD, PNG or JPEG file, a DICOM file, or a folder with one DICOM series.
+Coordinates are voxels: i counts columns, j rows, k slices, each from 0; in a picture leave k out.
+A volume is segmented slice by slice outwards from the prompts; --slice-only stays on their slice.
+"""
+
+EXAMPLES = """\
+examples:
+  medsa segment brain.nii.gz --point 98,120,90 -o mask.nii.gz
+  medsa segment skin.png --point 210,180 --point 20,20,- -o mask.png --overlay look.png
+  medsa segment ct-folder --box 100,120,180,200 --slice 42 -o liver.dcm --name liver
+  medsa segment case.nii.gz --point 61,70,20 --slice-only --truth label.nii.gz --label 1 -o mask.nii.gz
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0, 2 for what a person can put right, 130 for Ctrl-C."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except MedsaError as error:
+        print(f"medsa: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nmedsa: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser("medsa", description=DESCRIPTION)
+    top.add_argument("--version", action="version", version=f"medsa {medsa.__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_segment(commands)
+    backbones = commands.add_parser(
+        "backbones",
+        help="list the foundation models: parameters, input size, licence, where their weights are",
+        description="List the foundation models that --backbone may name.",
+    )
+    backbones.set_defaults(run=_backbones)
+    return top
+
+
+def _add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    segment = commands.add_parser(
+        "segment",
+        help="segment an object in an image file",
+        description=SEGMENT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    segment.set_defaults(run=_segment)
+    segment.add_argument("image", metavar="IMAGE", type=Path)
+    prompts = segment.add_argument_group("prompts (at least a point on the object, or a box)")
+    prompts.add_argument(
+        "--point",
+        action="append",
+        default=[],
+        metavar="I,J[,K][,+|-]",
+        help="a voxel on the object (+, the default) or off it (-); may be repeated",
+    )
+    prompts.add_argument(
+        "--box",
+        metavar="I0,J0,I1,J1[,K0,K1]",
+        help="a box around the object, both corners included; on one slice, or from slice K0 to K1",
+    )
+    prompts.add_argument("--slice", type=int, metavar="K", help="the slice of prompts that name no k")
+    prompts.add_argument(
+        "--slice-only", action="store_true", help="do not follow the object into the other slices of a volume"
+    )
+    outputs = segment.add_argument_group("output")
+    outputs.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="the mask, by its ending: .nii.gz, .nii, .nrrd, .png, or .dcm (DICOM SEG, for DICOM images)",
+    )
+    outputs.add_argument("--overlay", type=Path, metavar="FILE.png", help="draw slice, mask and prompts")
+    outputs.add_argument("--name", default="object", metavar="LABEL", help="what it is, for DICOM SEG")
+    outputs.add_argument("--labels", default="default", metavar="SET", help="the label set that --name is of")
+    check = segment.add_argument_group("comparison")
+    check.add_argument("--truth", type=Path, metavar="FILE", help="a mask of the same image: prints Dice")
+    check.add_argument("--label", type=int, metavar="N", help="the value of --truth that means this object")
+    model = segment.add_argument_group("model")
+    model.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
+    model.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
+    model.add_argument(
+        "--window",
+        default="auto",
+        metavar="SPEC",
+        help="intensity window: auto, a CT window's name (soft-tissue, lung, bone ...), mr, full or LOW,HIGH",
+    )
+    model.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+
+
+def _backbones(_: argparse.Namespace) -> None:
+    from medsa.sam import backbone_table
+
+    rows = backbone_table()
+    columns = list(rows[0])
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
+    for row in ({name: name for name in columns}, *rows):
+        print("  ".join(row[name].ljust(widths[name]) for name in columns).rstrip())
+
+
+def _segment(args: argparse.Namespace) -> None:
+    points = [parse_point(text) for text in args.point]
+    box = parse_box(args.box) if args.box else None
+    if not box and not any(positive for *_, positive in points):
+        raise BadInputError("nothing says where the object is: give --point I,J,K on it, or --box")
+    _check_output(args.output, (".nii.gz", ".nii", ".nrrd", ".png", ".dcm"))
+    if args.overlay:
+        _check_output(args.overlay, (".png",))
+
+    from medsa.data.labels import load_labels
+    from medsa.data.read import read_volume
+    from medsa.data.read_label import read_label
+    from medsa.data.seg import Algorithm
+    from medsa.data.write import write_mask
+
+    volume = read_volume(args.image)
+    prompt = _prompt(points, box, args.slice, volume)
+    labels = load_labels(args.labels)
+    label = labels.by_name(args.name)
+    truth = _truth(read_label(args.truth, volume), args.label) if args.truth else None
+
+    segmenter = _segmenter(args)
+    result = _run(segmenter, volume, prompt, args)
+    k = _shown_slice(prompt, args.slice, result)
+    lines = _report(result, k, truth)
+    print(*lines, sep="\n")
+    for warning in result.warnings:
+        print(f"medsa: {warning}", file=sys.stderr)
+    write_mask(
+        args.output,
+        result.mask * label.index,
+        volume,
+        labels,
+        algorithm=Algorithm("medsa", medsa.__version__),
+    )
+    print(f"wrote {args.output}")
+    if args.overlay:
+        _draw(args, segmenter, volume, prompt, result, k, truth, lines)
+        print(f"wrote {args.overlay}")
+
+
+Point = tuple[float, float, float | None, bool]
+Box = tuple[list[float], tuple[float, float] | None]
+
+
+def parse_point(text: str) -> Point:
+    """`I,J[,K][,+|-]` as (i, j, k or None, on the object?); raises `BadInputError`."""
+    *numbers, last = text.split(",")
+    positive = last.strip() != "-"
+    values = _numbers(numbers if last.strip() in ("+", "-") else [*numbers, last])
+    if values is None or len(values) not in (2, 3):
+        raise BadInputError(f"--point takes I,J or I,J,K and then + or -, as in 98,120,90,+ (not '{text}')")
+    return values[0], values[1], values[2] if len(values) == 3 else None, positive
+
+
+def parse_box(text: str) -> Box:
+    """`I0,J0,I1,J1[,K0,K1]` as ([i0, j0, i1, j1], (k0, k1) or None); raises `BadInputError`."""
+    values = _numbers(text.split(","))
+    if values is None or len(values) not in (4, 6):
+        raise BadInputError(f"--box takes I0,J0,I1,J1 or I0,J0,I1,J1,K0,K1, as in 4,6,90,120 (not '{text}')")
+    return values[:4], (values[4], values[5]) if len(values) == 6 else None
+
+
+def _numbers(texts: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        return None
+
+
+def _prompt(points: Sequence[Point], box: Box | None, k: int | None, volume: Volume) -> Prompt:
+    """The prompts in voxels of `volume`; slices left out are `k`, or the only one there is."""
+    import numpy as np
+
+    from medsa.prompts.prompt import Prompt
+
+    depth = volume.shape[2]
+    if k is not None and not 0 <= k < depth:
+        raise BadInputError(f"--slice {k} lies outside the image: it has slices 0 to {depth - 1}")
+
+    def on_slice(given: float | None, option: str) -> float:
+        if given is not None:
+            return given
+        if k is None and depth > 1:
+            raise BadInputError(f"{option} does not say on which of the {depth} slices: add k, or --slice K")
+        return float(k or 0)
+
+    placed = [([i, j, on_slice(at, "--point")], positive) for i, j, at, positive in points]
+    corners = None
+    if box is not None:
+        (i0, j0, i1, j1), span = box
+        k0, k1 = span or (on_slice(None, "--box"),) * 2
+        corners = [[i0, j0, k0], [i1, j1, k1]]
+    prompt = Prompt(
+        foreground=np.array([point for point, positive in placed if positive]),
+        background=np.array([point for point, positive in placed if not positive]),
+        box=np.array(corners) if corners else None,
+    )
+    prompt.check_inside(volume.shape)
+    return prompt
+
+
+def _truth(labels: NDArray, value: int | None) -> NDArray:
+    """The mask of one object in a label map."""
+    import numpy as np
+
+    values = [int(v) for v in np.unique(labels) if v]
+    known = ", ".join(map(str, values)) or "nothing"
+    if value is None and len(values) > 1:
+        raise BadInputError(f"--truth holds the values {known}: choose one with --label")
+    if value is not None and value not in values:
+        raise BadInputError(f"--truth holds no voxel of the value {value}, only {known}")
+    return labels == (values[0] if value is None and values else value)
+
+
+def _segmenter(args: argparse.Namespace) -> Segmenter:
+    from medsa.config import Options
+    from medsa.sam import load_sam
+    from medsa.segmenter import Segmenter
+
+    options = Options.from_conf({"backbone": args.backbone, "device": args.device})
+    return Segmenter(
+        load_sam(options.backbone, device=options.device, weights=args.weights), options.cache_mb
+    )
+
+
+def _run(segmenter: Segmenter, volume: Volume, prompt: Prompt, args: argparse.Namespace) -> Result:
+    if volume.shape[2] == 1 or args.slice_only:
+        return segmenter.segment_slice(volume, prompt, _one_slice(prompt, args.slice), window=args.window)
+    from tqdm import tqdm
+
+    with tqdm(total=volume.shape[2], unit="slice", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return segmenter.segment_volume(volume, prompt, window=args.window, progress=progress)
+
+
+def _one_slice(prompt: Prompt, k: int | None) -> int:
+    import numpy as np
+
+    if k is not None:
+        return k
+    slices = {int(k) for k in np.rint(prompt.foreground[:, 2])}
+    if prompt.box is not None and prompt.box[0, 2] == prompt.box[1, 2]:
+        slices.add(int(prompt.box[0, 2]))
+    if len(slices) != 1:
+        raise BadInputError(
+            "the prompts lie on several slices: choose one with --slice K, or drop --slice-only"
+        )
+    return slices.pop()
+
+
+def _shown_slice(prompt: Prompt, k: int | None, result: Result) -> int:
+    """The slice that is drawn and whose Dice is printed: the user's, or where the first prompt lies."""
+    if k is not None:
+        return k
+    if len(prompt.foreground):
+        return round(float(prompt.foreground[0, 2]))
+    assert prompt.box is not None  # noqa: S101 - a prompt holds points or a box
+    middle = round(float(prompt.box[:, 2].mean()))
+    return middle if middle in result.slices or not result.slices else result.slices[0]
+
+
+def _report(result: Result, k: int, truth: NDArray | None) -> list[str]:
+    import numpy as np
+
+    from medsa.evaluation import dice
+
+    def line(where: str, mask: NDArray, wanted: NDArray | None, score: float) -> str:
+        compared = f", Dice {dice(mask, wanted):.3f}" if wanted is not None else ""
+        return f"{where}: {np.count_nonzero(mask)} voxels, predicted IoU {score:.2f}{compared}"
+
+    wanted = truth[:, :, k] if truth is not None else None
+    lines = [line(f"slice {k}", result.mask[:, :, k], wanted, result.scores.get(k, result.score))]
+    if len(result.slices) > 1:
+        lines.append(line(f"volume ({len(result.slices)} slices)", result.mask, truth, result.score))
+    steps = ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in result.timings.items())
+    return [*lines, f"window {result.options.get('window', '')}; {steps}"]
+
+
+def _draw(
+    args: argparse.Namespace,
+    segmenter: Segmenter,
+    volume: Volume,
+    prompt: Prompt,
+    result: Result,
+    k: int,
+    truth: NDArray | None,
+    lines: Sequence[str],
+) -> None:
+    from medsa.cli_overlay import draw_overlay
+
+    image = draw_overlay(
+        volume,
+        k,
+        segmenter.window(volume, args.window),
+        result.mask[:, :, k],
+        prompt,
+        truth[:, :, k] if truth is not None else None,
+        lines,
+    )
+    part = args.overlay.with_name(f".{args.overlay.name}.part")
+    try:
+        image.save(part, format="PNG")
+        part.replace(args.overlay)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_output(path: Path, endings: tuple[str, ...]) -> None:
+    """Refuse before minutes of work what could not be written after them."""
+    if not path.name.lower().endswith(endings):
+        raise BadInputError(f"'{path.name}' must end in {' or '.join(endings)}")
+    if not path.parent.is_dir():
+        raise BadInputError(f"there is no folder '{path.parent}' to write '{path.name}' into")
+    if path.is_dir():
+        raise BadInputError(f"'{path}' is a folder: name a file")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
