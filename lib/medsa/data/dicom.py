@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,24 +14,9 @@ from pydicom.uid import UID
 
 from medsa.data.geometry import normal, plane_affine, stack
 from medsa.data.limits import check_memory
-from medsa.data.pixels import PIXEL_KEYWORDS, decoded, is_grey, modality_lut, rescaled
+from medsa.data.pixels import DAMAGED, PIXEL_KEYWORDS, decoded, is_grey, rescaled
 from medsa.data.volume import Volume
 from medsa.errors import UnreadableImageError
-
-DAMAGED = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    RuntimeError,
-    NotImplementedError,
-    OSError,
-    EOFError,
-    OverflowError,
-    struct.error,
-)
-"""What pydicom raises for a header or pixel data that breaks the standard."""
 
 _NOT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation (SEG)",
@@ -165,10 +149,9 @@ def _check_complete(datasets: list[Dataset]) -> None:
 
 
 def _grey_voxels(datasets: list[Dataset], ordered: list[Frame], size: tuple[int, int]) -> NDArray:
-    """Values (K, rows, columns), int16 or float32."""
+    """Values (K, rows, columns), uint8, int16 or float32."""
     stored: NDArray = np.empty(0)
-    for k, pixels, dataset in _pixels(datasets, ordered, size):
-        frame = modality_lut(pixels, dataset)
+    for k, frame in _pixels(datasets, ordered, size):
         if not stored.size:
             stored = np.empty((len(ordered), *size), frame.dtype)
         elif stored.dtype != frame.dtype:
@@ -181,15 +164,15 @@ def _grey_voxels(datasets: list[Dataset], ordered: list[Frame], size: tuple[int,
 def _rgb_voxels(datasets: list[Dataset], ordered: list[Frame], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Colours (K, rows, columns, 3) uint8."""
     values = np.empty((len(ordered), *size, 3), np.uint8)
-    for k, frame, _ in _pixels(datasets, ordered, size):
+    for k, frame in _pixels(datasets, ordered, size):
         values[k] = frame
     return values
 
 
 def _pixels(
     datasets: list[Dataset], ordered: list[Frame], size: tuple[int, int]
-) -> Iterator[tuple[int, NDArray, Dataset]]:
-    """Each decoded frame with its k and its dataset, one at a time."""
+) -> Iterator[tuple[int, NDArray]]:
+    """Each decoded frame with its k, one at a time."""
     place = {(frame.source, frame.number): k for k, frame in enumerate(ordered)}
     for source, dataset in enumerate(datasets):
         number = -1
@@ -198,7 +181,7 @@ def _pixels(
                 raise UnreadableImageError(
                     f"the pixel data is of {pixels.shape[:2]} rows and columns, not {size}"
                 )
-            yield place[source, number], pixels, dataset
+            yield place[source, number], pixels
         if number + 1 != _frame_count(dataset):
             raise UnreadableImageError(f"the pixel data holds {number + 1} of {_frame_count(dataset)} frames")
 

@@ -82,3 +82,18 @@ def stack(
             f"slice {worst + 1} of {len(along)}): slices are missing, or the series must be resampled first"
         )
     return [int(index) for index in order], step
+
+
+def grid_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(I, J, K) of a 2D, 3D or trailing-ones shape."""
+    kept = list(shape)
+    while len(kept) > 3 and kept[-1] == 1:
+        kept.pop()
+    if len(kept) not in (2, 3):
+        raise UnreadableImageError(
+            f"the image has {len(kept)} dimensions ({' x '.join(map(str, shape))}); give a volume or a slice"
+        )
+    if min(kept) < 1:
+        raise UnreadableImageError("the image has no voxels")
+    i, j, k = (*kept, 1)[:3]
+    return i, j, k

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +11,25 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from medsa.data import jpeg12
 from medsa.errors import UnreadableImageError
+
+jpeg12.register()
+
+DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    NotImplementedError,
+    OSError,
+    EOFError,
+    OverflowError,
+    struct.error,
+)
+"""What pydicom raises for a header or pixel data that breaks the standard."""
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -34,8 +53,8 @@ def is_grey(dataset: Dataset) -> bool:
 def decoded(dataset: Dataset) -> Iterator[NDArray]:
     """The frames of a DICOM image as stored: (rows, columns) grey values, or (rows, columns, 3) RGB uint8.
 
-    Grey frames have unused high bits removed and MONOCHROME1 turned round. Raises `UnreadableImageError` for
-    pixel data that is cut off, damaged, or of a compression nothing here can read.
+    Grey frames have unused bits removed, the modality LUT applied and MONOCHROME1 turned round. Raises
+    `UnreadableImageError` for pixel data that is cut off, damaged, or of a compression nothing here can read.
     """
     _complete_meta(dataset)
     grey = is_grey(dataset)
@@ -44,15 +63,7 @@ def decoded(dataset: Dataset) -> Iterator[NDArray]:
         for index in range(int(dataset.get("NumberOfFrames", 1) or 1)):
             frame = pixel_array(dataset, index=index, view_only=True)
             yield _grey(frame, dataset, native=not syntax.is_compressed) if grey else _rgb(frame, dataset)
-    except (
-        RuntimeError,
-        ValueError,
-        AttributeError,
-        NotImplementedError,
-        OSError,
-        EOFError,
-        KeyError,
-    ) as error:
+    except DAMAGED as error:
         raise UnreadableImageError(
             f"the pixel data ({syntax.name}) cannot be decoded: it is cut off, damaged or of an unknown kind"
         ) from error
@@ -77,6 +88,9 @@ def _grey(frame: NDArray, dataset: Dataset, *, native: bool) -> NDArray:
     if native and stored < allocated:
         high = int(dataset.get("HighBit", stored - 1))
         frame = (frame << (allocated - 1 - high)) >> (allocated - stored)
+    if "ModalityLUTSequence" in dataset:
+        frame = apply_modality_lut(frame, dataset)
+        stored = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         frame = (2**stored - 1) - frame if frame.dtype.kind == "u" else np.invert(frame)
     return frame
@@ -92,17 +106,15 @@ def _rgb(frame: NDArray, dataset: Dataset) -> NDArray[np.uint8]:
     return frame.astype(np.uint8, copy=False)
 
 
-def modality_lut(frame: NDArray, dataset: Dataset) -> NDArray:
-    """`frame` through the dataset's ModalityLUTSequence, if it has one instead of slope and intercept."""
-    return apply_modality_lut(frame, dataset) if "ModalityLUTSequence" in dataset else frame
-
-
 def rescaled(stored: NDArray, slopes: NDArray[np.float64], intercepts: NDArray[np.float64]) -> NDArray:
     """Values of frames (K, rows, columns): `stored * slope + intercept`, a slope and an intercept a frame.
 
-    int16 where slopes and intercepts are integers and all values fit (in place for 16-bit frames: wrapped
-    arithmetic is exact when the result fits), float32 otherwise.
+    uint8 as it is without rescale; int16 where slopes and intercepts are integers and all values fit (in
+    place for 16-bit frames: wrapped arithmetic is exact when the result fits); float32 otherwise.
     """
+    plain = (slopes == 1).all() and (intercepts == 0).all()
+    if plain and stored.dtype == np.uint8:
+        return stored
     integral = stored.dtype.kind in "iu" and (slopes % 1 == 0).all() and (intercepts % 1 == 0).all()
     if integral:
         ends = np.array([[frame.min(), frame.max()] for frame in stored], np.float64)
@@ -117,7 +129,7 @@ def rescaled(stored: NDArray, slopes: NDArray[np.float64], intercepts: NDArray[n
                     frame += np.array(int(intercept)).astype(np.int16)
             return short
     values = stored.astype(np.float32)
-    if (slopes != 1).any() or (intercepts != 0).any():
+    if not plain:
         values *= slopes.astype(np.float32)[:, None, None]
         values += intercepts.astype(np.float32)[:, None, None]
     return values

@@ -17,9 +17,11 @@ from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from medsa.data.dicom import DAMAGED, not_an_image, volume_from_datasets
-from medsa.data.geometry import LPS_TO_RAS
+from medsa.data.dicom import not_an_image, volume_from_datasets
+from medsa.data.geometry import LPS_TO_RAS, grid_of
 from medsa.data.limits import check_memory
+from medsa.data.nrrd_file import read_nrrd
+from medsa.data.pixels import DAMAGED
 from medsa.data.volume import Volume
 from medsa.errors import MedsaError, NotFoundError, UnreadableImageError
 
@@ -139,13 +141,13 @@ def compact(values: NDArray, slope: float = 1.0, intercept: float = 0.0) -> NDAr
         )
     if slope == 0 or not np.isfinite([slope, intercept]).all():
         slope, intercept = 1.0, 0.0
-    if values.dtype.kind in "bu" and values.dtype.itemsize == 1 and (slope, intercept) == (1.0, 0.0):
-        return np.asfortranarray(values, np.uint8)
+    plain = (slope, intercept) == (1.0, 0.0)
+    if plain and (values.dtype in (np.bool_, np.uint8, np.int16)):
+        return np.array(values, np.int16 if values.dtype == np.int16 else np.uint8, order="F")
     if values.dtype.kind in "iu" and slope % 1 == 0 and intercept % 1 == 0:
         ends = np.array([float(values.min()), float(values.max())]) * slope + intercept
         if np.iinfo(np.int16).min <= ends.min() and ends.max() <= np.iinfo(np.int16).max:
-            short = values.astype(np.int32, order="F")
-            return np.asfortranarray(short * int(slope) + int(intercept), np.int16)
+            return (values.astype(np.int64, order="F") * int(slope) + int(intercept)).astype(np.int16)
     scaled = np.asfortranarray(values, np.float32)
     if (slope, intercept) != (1.0, 0.0):
         scaled = scaled * np.float32(slope) + np.float32(intercept)
@@ -165,21 +167,6 @@ def _as_volume(values: NDArray, affine: NDArray, path: Path) -> Volume:
     if not regular:
         raise UnreadableImageError("the header's geometry is not usable (no spacing, or not finite)")
     return Volume(values, np.asarray(affine, np.float64), uid=stem(path))
-
-
-def grid_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(I, J, K) of a 2D, 3D or trailing-ones shape."""
-    kept = list(shape)
-    while len(kept) > 3 and kept[-1] == 1:
-        kept.pop()
-    if len(kept) not in (2, 3):
-        raise UnreadableImageError(
-            f"the image has {len(kept)} dimensions ({' x '.join(map(str, shape))}); give a volume or a slice"
-        )
-    if min(kept) < 1:
-        raise UnreadableImageError("the image has no voxels")
-    i, j, k = (*kept, 1)[:3]
-    return i, j, k
 
 
 def _nifti(path: Path) -> Volume:
@@ -218,32 +205,6 @@ def _nrrd(path: Path) -> Volume:
         raise UnreadableImageError("the NRRD file is cut off, damaged, or none") from error
 
 
-def read_nrrd(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
-    """Values (I, J, K) as stored and the RAS+ affine of an NRRD file with its data inside."""
-    with path.open("rb") as file:
-        header = nrrd.read_header(file)
-        if "data file" in header or "datafile" in header:
-            raise UnreadableImageError(
-                "the NRRD file keeps its voxels in another file; give one with them inside"
-            )
-        grid = grid_of(tuple(int(n) for n in header["sizes"]))
-        check_memory(grid, 8)
-        values = nrrd.read_data(header, file, str(path), index_order="F").reshape(grid, order="F")
-    affine = np.eye(4)
-    directions = np.asarray(
-        header.get("space directions", np.diag(header.get("spacings", [1.0] * 3))), np.float64
-    )
-    directions = directions[np.isfinite(directions).all(axis=1)]
-    affine[: directions.shape[1], : directions.shape[0]] = directions.T
-    affine[: directions.shape[1], 3] = header.get("space origin", np.zeros(directions.shape[1]))
-    space = str(header.get("space", "left-posterior-superior")).lower()
-    if space in ("left-posterior-superior", "lps"):
-        affine = LPS_TO_RAS @ affine
-    elif space in ("left-anterior-superior", "las"):
-        affine = np.diag([-1.0, 1.0, 1.0, 1.0]) @ affine
-    return values, affine
-
-
 def _picture(path: Path) -> Volume:
     """PNG or JPEG: grey uint8 or int16 (16-bit), or RGB; 1 mm pixels, the third axis one slice."""
     try:
@@ -251,8 +212,8 @@ def _picture(path: Path) -> Volume:
             if getattr(image, "n_frames", 1) > 1:
                 raise UnreadableImageError("the picture is animated; give a single picture")
             check_memory((image.width, image.height), 8)
-            if image.mode in ("1", "L", "I", "I;16", "I;16B", "F"):
-                grey = np.asarray(image.convert("L") if image.mode == "1" else image)
+            if image.mode in ("1", "L", "LA", "I", "I;16", "I;16B"):
+                grey = np.asarray(image.convert("L") if image.mode in ("1", "LA") else image)
                 return _as_volume(compact(grey.T[:, :, None]), LPS_TO_RAS, path)
             return _as_volume(
                 interleaved(np.asarray(image.convert("RGB")).swapaxes(0, 1)[:, :, None]), LPS_TO_RAS, path

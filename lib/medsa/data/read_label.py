@@ -10,9 +10,11 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 
+from medsa.data.geometry import grid_of
 from medsa.data.labels import LabelSet
 from medsa.data.limits import check_memory
-from medsa.data.read import NIFTI, NRRD, UNREADABLE, grid_of, read_nrrd
+from medsa.data.nrrd_file import read_nrrd
+from medsa.data.read import NIFTI, NRRD, UNREADABLE
 from medsa.data.seg import check_mask, read_seg
 from medsa.data.volume import Volume
 from medsa.errors import LabelMismatchError, NotFoundError, UnreadableImageError
@@ -78,8 +80,8 @@ def on_grid(values: NDArray, affine: NDArray[np.float64], volume: Volume, *, par
     first = start.astype(int)
     if not part or (first < 0).any() or (first + turned.shape > volume.shape).any():
         raise LabelMismatchError(
-            f"the label covers {' x '.join(map(str, turned.shape))} voxels from {tuple(first.tolist())}, not the "
-            f"image's {' x '.join(map(str, volume.shape))}"
+            f"the label covers {' x '.join(map(str, turned.shape))} voxels from {tuple(first.tolist())}, not "
+            f"the image's {' x '.join(map(str, volume.shape))}"
         )
     full = np.zeros(volume.shape, values.dtype, order="F")
     full[tuple(slice(a, a + n) for a, n in zip(first, turned.shape, strict=True))] = turned

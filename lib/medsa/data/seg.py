@@ -20,9 +20,10 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM, validate_type_and_regex
 
 import medsa
-from medsa.data.dicom import DAMAGED, Frame, frame_order, frames_of, functional_group, header_of, not_an_image
+from medsa.data.dicom import Frame, frame_order, frames_of, functional_group, header_of, not_an_image
 from medsa.data.geometry import plane_affine
 from medsa.data.labels import SIDES, Code, Label, LabelSet
+from medsa.data.pixels import DAMAGED
 from medsa.data.volume import Volume
 from medsa.errors import LabelMismatchError, UnreadableImageError
 

@@ -29,6 +29,9 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
 
 WINDOW_NAMES = ("auto", *CT_WINDOWS, "mr", "dicom", "full", "rgb")
 
+_MEASURED = ("MR", "PT", "NM")
+"""Modalities whose values have no common scale, even when they are stored in 8 bits."""
+
 _PERCENTILES = (0.5, 99.5)
 _SAMPLES = 250_000
 
@@ -112,7 +115,7 @@ def _parsed(spec: str) -> Window:
 def _automatic(volume: Volume) -> str:
     if volume.modality == "CT" or (not volume.modality and _like_hounsfield(volume)):
         return "soft-tissue"
-    return "picture" if volume.voxels.dtype == np.uint8 else "mr"
+    return "picture" if volume.voxels.dtype == np.uint8 and volume.modality not in _MEASURED else "mr"
 
 
 def _like_hounsfield(volume: Volume) -> bool:

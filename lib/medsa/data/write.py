@@ -15,8 +15,8 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 
-from medsa.data.geometry import LPS_TO_RAS
 from medsa.data.labels import LabelSet, load_labels
+from medsa.data.nrrd_file import nrrd_bytes
 from medsa.data.seg import Algorithm, check_mask, write_seg
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError
@@ -76,28 +76,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def nrrd_bytes(mask: NDArray, volume: Volume) -> bytes:
-    """`mask` (I, J, K) uint8 or bool as a raw-encoded NRRD file in memory, with the volume's place in LPS."""
-    lps = LPS_TO_RAS @ volume.affine
-    vectors = ["(" + ",".join(repr(float(number)) for number in column) + ")" for column in lps[:3].T]
-    header = "\n".join(
-        (
-            "NRRD0004",
-            "type: uint8",
-            "dimension: 3",
-            "space: left-posterior-superior",
-            f"sizes: {' '.join(str(size) for size in mask.shape)}",
-            f"space directions: {' '.join(vectors[:3])}",
-            "kinds: domain domain domain",
-            "encoding: raw",
-            f"space origin: {vectors[3]}",
-            "\n",
-        )
-    )
-    voxels = np.ascontiguousarray(mask.T).view(np.uint8)
-    return b"".join((header.encode("ascii"), voxels.data))
 
 
 def _png(mask: NDArray[np.uint8], labels: LabelSet) -> bytes:
