@@ -150,8 +150,10 @@ def _segment(args: argparse.Namespace) -> None:
     from medsa.data.read import read_volume
     from medsa.data.read_label import read_label
     from medsa.data.seg import Algorithm
+    from medsa.data.window import check_window
     from medsa.data.write import write_mask
 
+    check_window(args.window)
     volume = read_volume(args.image)
     prompt = _prompt(points, box, args.slice, volume)
     labels = load_labels(args.labels)

@@ -13,7 +13,6 @@ import nrrd
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medsa.data.dicom import volume_from_datasets
 from medsa.data.seg import read_seg
@@ -21,6 +20,7 @@ from medsa.data.write import nrrd_bytes
 from medsa.demo.studies import DemoStudy
 from medsa.errors import MedsaError
 from medsa.evaluation import dice
+from medsa.prompts.annotator import first_click, next_click
 
 FLOOR = (
     0.5  # mean Dice of the first clicks; one click on an unknown object is a guess that a second one corrects
@@ -74,33 +74,20 @@ def check(url: str, dicomweb_url: str, studies: Sequence[DemoStudy]) -> None:
 
 
 def _click(client: httpx.Client, study: DemoStudy, organ: str, truth: NDArray) -> tuple[Row, NDArray]:
-    """One click at the organ's deepest point, then one where the mask is most wrong."""
+    """One click at the organ's deepest point on its largest slice, then one where the mask is most wrong."""
     k = int(truth.sum(axis=(0, 1)).argmax())
-    first = deepest(truth[:, :, k])
-    points: dict[str, list[list[int]]] = {"foreground": [[*first, k]], "background": []}
+    wanted = truth[:, :, k]
+    first = first_click(wanted)
+    points: dict[str, list[list[int]]] = {"foreground": [[*first.index, k]], "background": []}
     mask, seconds = infer(client, study.series_uid, points)
     if np.delete(mask, k, axis=2).any():
         raise CheckError(f"a click on slice {k} of {study.name} also changed other slices")
-    results = [(dice(mask[:, :, k], truth[:, :, k]), seconds)]
-    wanted, found = truth[:, :, k], mask[:, :, k] != 0
-    wrong = {"foreground": wanted & ~found, "background": found & ~wanted}
-    kind = max(wrong, key=lambda name: depth(wrong[name]).max())
-    if wrong[kind].any():
-        points[kind].append([*deepest(wrong[kind]), k])
+    results = [(dice(mask[:, :, k], wanted), seconds)]
+    if second := next_click(wanted, mask[:, :, k] != 0):
+        points["foreground" if second.positive else "background"].append([*second.index, k])
     mask, seconds = infer(client, study.series_uid, points)
-    results.append((dice(mask[:, :, k], truth[:, :, k]), seconds))
-    return Row(study.name, organ, (*first, k), results[0], results[1]), mask
-
-
-def deepest(region: NDArray) -> tuple[int, int]:
-    """The point (i, j) of a (I, J) mask that is farthest from its edge; the image's border counts as edge."""
-    i, j = np.unravel_index(int(depth(region).argmax()), region.shape)
-    return int(i), int(j)
-
-
-def depth(region: NDArray) -> NDArray[np.float64]:
-    """Distance of each point of a (I, J) mask from its edge, 0 outside."""
-    return np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
+    results.append((dice(mask[:, :, k], wanted), seconds))
+    return Row(study.name, organ, (first.index[0], first.index[1], k), results[0], results[1]), mask
 
 
 def infer(
