@@ -1,0 +1,85 @@
+"""An adapter version comes back as it was saved, or is refused with what does not fit."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.unit.adapters.conftest import small_sam
+from tests.unit.adapters.test_placement import images, randomise
+
+from medsa.adapters.inject import adapt
+from medsa.adapters.state import AdapterBank, load_adapter, save_adapter
+from medsa.errors import NotFoundError, WeightsError
+
+
+@pytest.fixture
+def version(sam, tmp_path):
+    model = randomise(adapt(sam, "msa")).eval()
+    save_adapter(model, tmp_path / "v1", labels=("liver",), metrics={"after": {"dice": 0.5}})
+    return model, tmp_path / "v1"
+
+
+@torch.no_grad()
+def test_a_version_computes_what_was_saved(sam, version):
+    model, folder = version
+    assert torch.equal(load_adapter(sam, folder).encode(images()), model.encode(images()))
+
+
+def test_only_trained_tensors_are_kept_and_only_the_owner_reads_them(version):
+    model, folder = version
+    saved = load_file(folder / "adapter.safetensors")
+    assert sum(t.numel() for t in saved.values()) == model.counts()["trained"]
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
+def test_another_base_is_refused(sam, version):
+    sam.digest = "another"
+    with pytest.raises(WeightsError, match="made for another weights of the backbone"):
+        load_adapter(sam, version[1])
+
+
+@pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "bytes"])
+def test_a_tensor_that_does_not_fit_is_named(sam, version, damage):
+    path = version[1] / "adapter.safetensors"
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    if damage == "missing":
+        del tensors[name]
+    elif damage == "unknown":
+        tensors[name := "surplus"] = torch.zeros(1)
+    else:
+        tensors[name] = tensors[name].flatten()[:1]
+    save_file(tensors, path)
+    if damage == "bytes":
+        path.write_bytes(path.read_bytes()[:100])
+        name = "cannot be read"
+    with pytest.raises(WeightsError, match=name):
+        load_adapter(sam, version[1])
+
+
+def test_a_folder_without_a_card_or_with_a_wrong_one_is_refused(sam, version, tmp_path):
+    with pytest.raises(NotFoundError, match="no adapter version"):
+        load_adapter(sam, tmp_path)
+    card = version[1] / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"image_size": "large"}))
+    with pytest.raises(WeightsError, match="image_size"):
+        load_adapter(sam, version[1])
+
+
+@torch.no_grad()
+def test_a_bank_serves_several_versions_on_one_base_without_touching_it(tmp_path):
+    sam = small_sam("tiny_vit")
+    before = {name: value.clone() for name, value in sam.state_dict().items()}
+    folders = {}
+    for seed, method in enumerate(("med_sa_2d", "decoder_only", "lora")):
+        folders[method] = tmp_path / method
+        save_adapter(randomise(adapt(sam, method), seed), folders[method])
+    bank = AdapterBank(sam, folders)
+    first = bank.model("med_sa_2d").encode(images())
+    bank.model("lora").encode(images())
+    assert torch.equal(bank.model("med_sa_2d").encode(images()), first)
+    assert bank.model("lora") is bank.model("lora")
+    assert all(torch.equal(value, before[name]) for name, value in sam.state_dict().items())
+    with pytest.raises(NotFoundError, match="there are: decoder_only, lora, med_sa_2d"):
+        bank.model("best")
