@@ -204,6 +204,9 @@ class Counts:
                 self._known = dict(self._ask())
             except MedsaError as error:
                 self._known = {**self._known, "problem": str(error)}
+            except Exception as error:  # noqa: BLE001 - a store may fail in any way; /info/ must not
+                logger.warning(f"the datastore cannot be counted\n{privacy.frames(error)}")
+                self._known = {**self._known, "problem": "the datastore cannot be asked"}
             finally:
                 self._asked = time.monotonic()
 

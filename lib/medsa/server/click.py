@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsa.data.labels import LabelSet
+from medsa.data.window import check_window
 from medsa.errors import BadInputError
 from medsa.prompts import Prompt
 
@@ -91,11 +92,13 @@ def read_click(
     prompt.check_inside(shape)
     if dimension == 2 and k is not None and not 0 <= k < shape[2]:
         raise BadInputError(f"slice {k} is not in the image, which has slices 0 to {shape[2] - 1}")
+    chosen = _text(params.get("window"), "window") or window
+    check_window(chosen)
     return Click(
         prompt=prompt,
         k=k if dimension == 2 else None,
         label=_label(params.get("label"), labels),
-        window=_text(params.get("window"), "window") or window,
+        window=chosen,
         undo=undo,
         reset=_flag(params.get("reset_state"), "reset_state"),
         extension=_extension(params.get("result_extension")),

@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medsa.errors import MedsaError
+from medsa.errors import MedsaError, TooLargeError
 from medsa.server import auth, privacy
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,9 @@ UPLOAD_BYTES = 2 << 30
 OTHER_BYTES = 8 << 20
 _OPEN_PATHS = ("/auth", "/auth/", "/auth/token", "/favicon.ico")
 _OPEN_FOLDERS = ("/ohif/", "/static/")
+_NO_MEMORY = TooLargeError(
+    "the server has not enough memory left for this image: try again, or a smaller one"
+)
 
 
 def origins() -> list[str]:
@@ -94,6 +97,8 @@ class Door:
             await self.app(scope, _limited(scope, receive), watched_send)
         except MedsaError as error:
             await sentence(error)(scope, receive, watched_send)
+        except MemoryError:
+            await sentence(_NO_MEMORY)(scope, receive, watched_send)
         except Exception as error:  # noqa: BLE001 - the last door: nothing of it may reach the client
             number = secrets.token_hex(4)
             logger.error(f"error {number} in {scope['method']}\n{privacy.frames(error)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -46,6 +48,8 @@ def install(server: FastAPI, app: MedsaApp) -> None:
         server.include_router(part.router, prefix=settings.MONAI_LABEL_API_STR)
     server.openapi_schema = None
     server.state.medsa = app
+    with suppress(OSError):
+        (Path(settings.MONAI_LABEL_APP_DIR) / "logs").chmod(0o700)
     doors.install(server)
     _warn()
 

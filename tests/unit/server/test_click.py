@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsa.data.labels import load_labels
-from medsa.errors import BadInputError, MedsaError
+from medsa.errors import BadInputError
 from medsa.server.click import MOST_POINTS, read_click, read_params
 
 SHAPE = (40, 30, 20)
@@ -77,7 +77,9 @@ def test_a_region_that_was_not_drawn_is_none(roi):
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(-100, 100), min_size=6, max_size=6), st.lists(st.booleans(), min_size=3, max_size=3))
+@given(
+    st.lists(st.floats(-100, 100), min_size=6, max_size=6), st.lists(st.booleans(), min_size=3, max_size=3)
+)
 def test_the_order_within_a_pair_of_the_region_does_not_matter(roi, swaps):
     swapped = list(roi)
     for axis, swap in enumerate(swaps):
@@ -106,7 +108,7 @@ def test_a_region_is_cut_at_the_borders_of_the_image(roi):
         assert (box <= np.array(SHAPE) - 1).all()
 
 
-PARAMETERS = "foreground background roi box slice label window undo reset_state label_info".split()
+PARAMETERS = ["foreground", "background", "roi", "box", "slice", "label", "window", "undo", "label_info"]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
 JSON = LEAVES | st.lists(LEAVES, max_size=6) | st.lists(st.lists(LEAVES, max_size=4), max_size=3)
 
@@ -116,11 +118,9 @@ JSON = LEAVES | st.lists(LEAVES, max_size=6) | st.lists(st.lists(LEAVES, max_siz
 def test_whatever_is_sent_gives_a_click_or_a_sentence(name, value, dimension):
     try:
         found = click(dimension, **{"foreground": [[1, 2, 3]], name: value})
-    except MedsaError as error:
-        assert 400 <= error.status < 500
-        assert str(error)
-    else:
-        assert found.undo or not found.prompt.empty
+    except BadInputError:
+        return
+    assert found.undo or not found.prompt.empty
 
 
 @pytest.mark.parametrize(

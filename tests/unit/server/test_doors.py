@@ -98,7 +98,9 @@ def test_a_form_beyond_the_limit_is_413(monkeypatch):
     assert answer.status_code == 413
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://testserver.evil.example", "http://["])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://testserver.evil.example", "http://["]
+)
 def test_a_page_of_another_site_cannot_act(origin):
     client = make()
     assert client.post("/echo", headers={"origin": origin}).status_code == 403

@@ -29,6 +29,10 @@ def test_every_method_that_is_overridden_is_on_the_list():
 
     from medsa.server.app import MedsaApp
 
-    overridden = {name for name in vars(MedsaApp) if name in vars(MONAILabelApp)} - {"__init__", "__module__", "__doc__"}
+    overridden = {name for name in vars(MedsaApp) if name in vars(MONAILabelApp)} - {
+        "__init__",
+        "__module__",
+        "__doc__",
+    }
     listed = {symbol.attribute.removeprefix("MONAILabelApp.") for symbol in platform.RELIED_ON}
     assert overridden <= listed

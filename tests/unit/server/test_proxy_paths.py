@@ -92,7 +92,9 @@ def test_the_parts_of_a_multipart_body_come_out_as_they_went_in():
     assert proxy._parts(kind, body) == [first, second]
 
 
-@pytest.mark.parametrize("kind", ["application/dicom", "", "multipart/related", "multipart/related; boundary="])
+@pytest.mark.parametrize(
+    "kind", ["application/dicom", "", "multipart/related", "multipart/related; boundary="]
+)
 def test_a_body_that_is_not_multipart_is_refused(kind):
     with pytest.raises(BadInputError, match="multipart"):
         proxy._parts(kind, b"--x\r\n\r\n\r\n--x--")

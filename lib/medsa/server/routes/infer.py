@@ -68,7 +68,9 @@ async def infer(
     )
     response = await anyio.to_thread.run_sync(work, limiter=_LIMITER)
     if cookie:
-        response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict")
+        response.set_cookie(
+            COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        )
     return response
 
 
