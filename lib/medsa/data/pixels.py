@@ -59,14 +59,23 @@ def decoded(dataset: Dataset) -> Iterator[NDArray]:
     _complete_meta(dataset)
     grey = is_grey(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
+    native = not syntax.is_compressed
     try:
-        for index in range(int(dataset.get("NumberOfFrames", 1) or 1)):
-            frame = pixel_array(dataset, index=index, view_only=True)
-            yield _grey(frame, dataset, native=not syntax.is_compressed) if grey else _rgb(frame, dataset)
+        for frame in _stored(dataset, native=native):
+            yield _grey(frame, dataset, native=native) if grey else _rgb(frame, dataset)
     except DAMAGED as error:
         raise UnreadableImageError(
             f"the pixel data ({syntax.name}) cannot be decoded: it is cut off, damaged or of an unknown kind"
         ) from error
+
+
+def _stored(dataset: Dataset, *, native: bool) -> Iterator[NDArray]:
+    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    if dataset.get("BitsAllocated") == 1 and count > 1:
+        yield from pixel_array(dataset)  # pydicom cannot cut out a frame that starts within a byte
+    else:
+        for index in range(count):
+            yield pixel_array(dataset, index=index, view_only=native, correct_unused_bits=not native)
 
 
 def _complete_meta(dataset: Dataset) -> None:

@@ -6,7 +6,6 @@ import zlib
 from collections import defaultdict
 from pathlib import Path
 
-import nibabel
 import nrrd
 import numpy as np
 import pydicom
@@ -18,8 +17,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from medsa.data.dicom import not_an_image, volume_from_datasets
-from medsa.data.geometry import LPS_TO_RAS, grid_of
+from medsa.data.geometry import LPS_TO_RAS
 from medsa.data.limits import check_memory
+from medsa.data.nifti_file import RGB24, read_nifti
 from medsa.data.nrrd_file import read_nrrd
 from medsa.data.pixels import DAMAGED
 from medsa.data.volume import Volume
@@ -31,8 +31,6 @@ PICTURES = (".png", ".jpg", ".jpeg")
 DICOM = (".dcm", ".dicom", ".ima")
 UNREADABLE = (ImageFileError, HeaderDataError, nrrd.NRRDError, UnidentifiedImageError, zlib.error, *DAMAGED)
 """What the file libraries raise for damaged files."""
-
-_RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
 def read_volume(path: Path) -> Volume:
@@ -57,7 +55,7 @@ def read_volume(path: Path) -> Volume:
             return _nrrd(path)
         if name.endswith(PICTURES):
             return _picture(path)
-        dataset = _dataset(path)
+        dataset = read_dataset(path)
         if dataset is None:
             known = ", ".join(ending for ending in (*NIFTI, *NRRD, *PICTURES))
             raise UnreadableImageError(f"the file is neither DICOM nor one of {known}")
@@ -84,7 +82,7 @@ def _with_uid(volume: Volume, path: Path) -> Volume:
     )
 
 
-def _dataset(path: Path) -> Dataset | None:
+def read_dataset(path: Path) -> Dataset | None:
     """The DICOM object in a file, None when it is something else; damage raises `UnreadableImageError`."""
     try:
         return pydicom.dcmread(path)
@@ -103,7 +101,7 @@ def _one_series(folder: Path) -> list[Dataset]:
     series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
     others: list[str] = []
     for path in sorted(entry for entry in folder.rglob("*") if entry.is_file() and entry.name != "DICOMDIR"):
-        dataset = _dataset(path) if path.stat().st_size else None
+        dataset = read_dataset(path) if path.stat().st_size else None
         if dataset is None:
             if path.suffix.lower() in DICOM:
                 raise UnreadableImageError(
@@ -171,21 +169,10 @@ def _as_volume(values: NDArray, affine: NDArray, path: Path) -> Volume:
 
 def _nifti(path: Path) -> Volume:
     try:
-        image = nibabel.load(path)
-        grid, dtype = grid_of(image.shape), image.get_data_dtype()
-        if dtype.kind not in "buif" and dtype != _RGB24:
-            raise UnreadableImageError(
-                f"the voxels are of type {dtype}, not numbers that can be shown as grey"
-            )
-        check_memory(grid, dtype.itemsize + 4)
-        stored = np.asanyarray(image.dataobj.get_unscaled())
-        if dtype == _RGB24:
-            colours = np.stack([stored[name] for name in "RGB"], axis=-1).reshape(*grid, 3, order="F")
-            return _as_volume(interleaved(colours), image.affine, path)
-        values = compact(
-            stored.reshape(grid, order="F"), float(image.dataobj.slope), float(image.dataobj.inter)
-        )
-        return _as_volume(values, image.affine, path)
+        stored, slope, intercept, affine = read_nifti(path)
+        if stored.dtype == RGB24:
+            return _as_volume(interleaved(np.stack([stored[name] for name in "RGB"], axis=-1)), affine, path)
+        return _as_volume(compact(stored, slope, intercept), affine, path)
     except UNREADABLE as error:
         raise UnreadableImageError("the NIfTI file is cut off, damaged, or none") from error
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 
-from medsa.data.geometry import grid_of
 from medsa.data.labels import LabelSet
 from medsa.data.limits import check_memory
+from medsa.data.nifti_file import read_nifti
 from medsa.data.nrrd_file import read_nrrd
-from medsa.data.read import NIFTI, NRRD, UNREADABLE
+from medsa.data.read import NIFTI, NRRD, UNREADABLE, compact, read_dataset
 from medsa.data.seg import check_mask, read_seg
 from medsa.data.volume import Volume
 from medsa.errors import LabelMismatchError, NotFoundError, UnreadableImageError
@@ -37,17 +35,18 @@ def read_label(path: Path, volume: Volume, labels: LabelSet | None = None) -> ND
     name = path.name.lower()
     try:
         if name.endswith(NIFTI):
-            image = nibabel.load(path)
-            check_memory(image.shape, 16)
-            values = np.asanyarray(image.dataobj).reshape(grid_of(image.shape), order="F")
-            return check_mask(on_grid(values, image.affine, volume), volume)
+            values, slope, intercept, affine = read_nifti(path)
+            return check_mask(on_grid(compact(values, slope, intercept), affine, volume), volume)
         if name.endswith(NRRD):
             values, affine = read_nrrd(path)
             whole = on_grid(values, affine, volume, part=name.endswith(".seg.nrrd"))
             return check_mask(whole, volume)
         if name.endswith(".png"):
             return check_mask(_picture(path), volume)
-        return read_seg(pydicom.dcmread(path), volume, labels)[0]
+        dataset = read_dataset(path)
+        if dataset is None:
+            raise UnreadableImageError("the label file is neither NIfTI, NRRD, PNG nor DICOM")
+        return read_seg(dataset, volume, labels)[0]
     except (UnreadableImageError, LabelMismatchError) as error:
         raise type(error)(f"{path.name}: {error}") from error
     except (*UNREADABLE, Image.DecompressionBombError) as error:

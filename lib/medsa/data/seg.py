@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from highdicom.color import CIELabColor
@@ -23,6 +23,7 @@ import medsa
 from medsa.data.dicom import Frame, frame_order, frames_of, functional_group, header_of, not_an_image
 from medsa.data.geometry import plane_affine
 from medsa.data.labels import SIDES, Code, Label, LabelSet
+from medsa.data.limits import check_memory
 from medsa.data.pixels import DAMAGED
 from medsa.data.volume import Volume
 from medsa.errors import LabelMismatchError, UnreadableImageError
@@ -92,7 +93,6 @@ def write_seg(
             device_serial_number="0",
             content_label="".join(c if c.isalnum() else "_" for c in tag.upper())[:16] or "FINAL",
             content_description=f"{len(chosen)} segment{'s' if len(chosen) > 1 else ''}",
-            content_creator_name=author or None,
             content_date=now.date(),
             content_time=now.time(),
             series_date=now.date(),
@@ -105,6 +105,7 @@ def write_seg(
         raise LabelMismatchError(
             f"no segmentation object can be made for this series: its headers are not complete ({error})"
         ) from error
+    segmentation.PatientName, segmentation.ContentCreatorName = volume.headers[0].get("PatientName"), author
     if "PlaneOrientationSequence" not in segmentation.SharedFunctionalGroupsSequence[0]:
         segmentation.PatientOrientation = sources[0].get("PatientOrientation")
     return segmentation
@@ -184,33 +185,37 @@ def _sources(volume: Volume) -> list[Dataset]:
             "the frames do not say where they lie (a film or a sequence of pictures): a DICOM segmentation "
             "cannot refer to them; save the label as NIfTI or NRRD"
         )
-    for source in sources:
-        if placed and not source.get("FrameOfReferenceUID"):
-            source.FrameOfReferenceUID = generate_uid(entropy_srcs=[source.SeriesInstanceUID])
-        if not source.get("SliceThickness"):
-            source.SliceThickness = float(volume.spacing[2])
-        _share(source)
-        for keyword, kind in _CHECKED.items():
-            if not validate_type_and_regex(kind, str(source.get(keyword) or ""))[0]:
-                setattr(source, keyword, "")
-        if source.get("PatientSex") not in ("M", "F", "O"):
-            source.PatientSex = ""
-        for keyword in (*_PATIENT, *_STUDY):
-            if keyword not in source:
-                setattr(source, keyword, "")
-    return sources
+    return [_repeatable(source, placed, float(volume.spacing[2])) for source in sources]
 
 
-def _share(source: Dataset) -> None:
-    """Some scanners repeat at every frame what all share; highdicom looks for it among the shared groups."""
+def _repeatable(source: Dataset, placed: bool, thickness: float) -> Dataset:
+    changes: dict[str, Any] = {keyword: "" for keyword in (*_PATIENT, *_STUDY) if keyword not in source}
+    for keyword, kind in _CHECKED.items():
+        if not validate_type_and_regex(kind, str(source.get(keyword) or ""))[0]:
+            changes[keyword] = ""
+    if source.get("PatientSex") not in ("M", "F", "O"):
+        changes["PatientSex"] = ""
+    changes["PatientName"] = ""  # highdicom quotes names in warnings: it is set on the finished object
+    if placed and not source.get("FrameOfReferenceUID"):
+        changes["FrameOfReferenceUID"] = generate_uid(entropy_srcs=[source.SeriesInstanceUID])
+    if not source.get("SliceThickness"):
+        changes["SliceThickness"] = thickness
     per_frame = source.get("PerFrameFunctionalGroupsSequence")
-    if not per_frame:
-        return
+    if per_frame:
+        changes["SharedFunctionalGroupsSequence"] = [_shared_groups(source, per_frame[0])]
+    for keyword, value in changes.items():
+        source.pop(keyword, None)  # the elements are those of the header: replaced, not changed
+        setattr(source, keyword, value)
+    return source
+
+
+def _shared_groups(source: Dataset, first: Dataset) -> Dataset:
+    """Some scanners repeat at every frame what all share; highdicom looks for it among the shared groups."""
     shared = header_of((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
     for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
-        if keyword not in shared and keyword in per_frame[0]:
-            setattr(shared, keyword, per_frame[0][keyword].value)
-    source.SharedFunctionalGroupsSequence = [shared]
+        if keyword not in shared and keyword in first:
+            setattr(shared, keyword, first[keyword].value)
+    return shared
 
 
 class SegSeries(NamedTuple):
@@ -275,8 +280,10 @@ def _read(
     mask = np.zeros(volume.shape, np.uint8, order="F")
     segments = [_segment_of(dataset, number) for number in range(_frame_count(dataset))]
     frames = sorted(zip(segments, frames_of(dataset), strict=True), key=lambda pair: pair[0])
+    check_memory((len(frames), dataset.Rows, dataset.Columns), 1)
+    planes = pixel_array(dataset).reshape(len(frames), dataset.Rows, dataset.Columns)
     for segment, frame in frames:
-        pixels = pixel_array(dataset, index=frame.number, view_only=True)
+        pixels = planes[frame.number]
         rows, columns = np.nonzero(pixels >= threshold)
         if rows.size:
             place = _place(frame, pixels.shape, volume, _references(dataset, frame.number), slices)
