@@ -33,7 +33,7 @@ class ViTArchitecture(_Data):
 
 
 class TinyViTArchitecture(_Data):
-    """TinyViT: one stage of convolutions, three of windowed attention; the first two halve the grid at their end."""
+    """TinyViT: one stage of convolutions, three of windowed attention; two halve the grid."""
 
     kind: Literal["tiny_vit"]
     patch: Literal[1, 4]
@@ -108,7 +108,7 @@ class Backbone(_Data):
         return self
 
     def embedding_size(self, image_size: int | None = None) -> int:
-        """Side of the embedding for `image_size` pixels, a multiple of 16; else raises `ConfigurationError`."""
+        """Side of the embedding for `image_size` pixels; `ConfigurationError` unless a multiple of 16."""
         size = self.image_size if image_size is None else image_size
         if size <= 0 or size % 16:
             raise ConfigurationError(f"the input size must be a positive multiple of 16, not {size}")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
+from medsa.sam.accelerate import Compiled, compile_module
 from medsa.sam.backbone import Backbone, TinyViTArchitecture, read_backbone
+from medsa.sam.folded_decoder import FoldedDecoder
 from medsa.sam.tiny_vit import TinyViT
 from medsa.sam.weights import check_tensors, read_weights
+
+BATCH = 8  # prompts decoded at a time: bounds memory to about 25 MiB each
 
 
 class Sam(nn.Module):
@@ -41,10 +47,15 @@ class Sam(nn.Module):
             transformer=TwoWayTransformer(decoder.depth, decoder.width, decoder.heads, decoder.mlp),
         )
         self.register_buffer("dense_pe", None, persistent=False)
+        self._compiled: dict[str, Compiled] = {}
 
     def encode(self, images: Tensor) -> Tensor:
         """Embeddings (B, C, h, w) of images (B, 3, S, S), float32, already normalised."""
-        with torch.set_grad_enabled(_needs_gradient(self.image_encoder, images)):
+        if _needs_gradient([self.image_encoder], images):
+            return self.image_encoder(images)
+        if fast := self._fitting("encoder", self.image_encoder, images):
+            return torch.cat([fast(image)[0] for image in images.split(1)])
+        with torch.no_grad():
             return self.image_encoder(images)
 
     def decode(
@@ -63,16 +74,61 @@ class Sam(nn.Module):
         `masks` (N or 1, 1, 4h, 4w): logits of an earlier round. M is 3 with `multimask`, else 1.
         """
         prompts = [value for value in (points, boxes, masks) if value is not None]
-        with torch.set_grad_enabled(_needs_gradient(self, embedding, *prompts)):
-            labelled = None if points is None or point_labels is None else (points, point_labels)
+        labelled = None if points is None or point_labels is None else (points, point_labels)
+        wanted = _needs_gradient([self.prompt_encoder, self.mask_decoder], embedding, *prompts)
+        with torch.set_grad_enabled(wanted):
             sparse, dense = self.prompt_encoder(points=labelled, boxes=boxes, masks=masks)
-            return self.mask_decoder(embedding, self.dense_pe, sparse, dense, multimask)
+            name = "masks" if multimask else "mask"
+            if wanted or not (fast := self._fitting(name, self.mask_decoder, embedding)):
+                return self.mask_decoder(embedding, self.dense_pe, sparse, dense, multimask)
+        if masks is None:
+            dense = dense[:1, :, :1, :1]
+        shared = len(dense) == 1
+        parts = [
+            fast(embedding, dense if shared else dense[i : i + BATCH], sparse[i : i + BATCH])
+            for i in range(0, len(sparse), BATCH)
+        ]
+        logits, scores = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(scores)
+
+    def accelerate(self) -> None:
+        """Compile encoder and decoder for the CPU; `encode` and `decode` use them while they fit the modules.
+
+        They are used for CPU tensors without gradients, until a weight or a block of the model is changed or
+        replaced; call it again after that. Where it is not possible, all stays as it is.
+        """
+        image = torch.zeros(1, 3, self.image_size, self.image_size)
+        width, side = self.config.decoder.width, self.embedding_size
+        embedding, dense, sparse = (
+            torch.zeros(1, width, side, side),
+            torch.zeros(1, width, 1, 1),
+            torch.zeros(2, 2, width),
+        )
+        shapes = [[1, width, side, side], [-1, width, -1, -1], [-1, -1, width]]
+        found = {"encoder": compile_module(self.image_encoder, [image], [image.shape])}
+        for name, multimask in (("mask", False), ("masks", True)):
+            try:
+                decoder = FoldedDecoder(self.mask_decoder, self.dense_pe, multimask)
+            except TypeError:
+                continue
+            found[name] = compile_module(
+                decoder, [embedding, dense, sparse], shapes, watched=self.mask_decoder
+            )
+        self._compiled = {name: compiled for name, compiled in found.items() if compiled is not None}
+
+    def _fitting(self, name: str, module: nn.Module, value: Tensor) -> Compiled | None:
+        compiled = self._compiled.get(name)
+        if compiled is None or value.device.type != "cpu" or value.dtype != torch.float32:
+            return None
+        return compiled if compiled.fits(module) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": {}}
 
 
-def _needs_gradient(module: nn.Module, *inputs: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(
-        value.requires_grad for values in (inputs, module.parameters()) for value in values
-    )
+def _needs_gradient(modules: Sequence[nn.Module], *inputs: Tensor) -> bool:
+    parameters = (parameter for module in modules for parameter in module.parameters())
+    return torch.is_grad_enabled() and any(value.requires_grad for value in (*inputs, *parameters))
 
 
 def _image_encoder(config: Backbone, image_size: int) -> nn.Module:
@@ -112,12 +168,14 @@ def load_sam(
     device: str | torch.device = "cpu",
     weights: Path | None = None,
     image_size: int | None = None,
+    accelerate: bool = True,
 ) -> Sam:
     """The pretrained `Sam` of a backbone on `device`: frozen, in eval mode.
 
     `weights` is a checkpoint file of one's own; otherwise they are found in the cache or a package, or
     downloaded (see `weights.read_weights`). `image_size` overrides the input's side by another multiple of
-    16; positional embeddings are interpolated. Raises `ConfigurationError`, `WeightsError`.
+    16; positional embeddings are interpolated. On a CPU `Sam.accelerate` is called unless `accelerate` is
+    False. Raises `ConfigurationError`, `WeightsError`.
     """
     config = read_backbone(backbone) if isinstance(backbone, str) else backbone
     with torch.device("meta"):
@@ -129,7 +187,10 @@ def load_sam(
         tensors = {name: _resample(value, sam.state_dict()[name].shape) for name, value in tensors.items()}
     sam.load_state_dict(tensors, assign=True)
     sam.digest = digest
-    return _freeze(sam).to(device)
+    _freeze(sam).to(device)
+    if accelerate and torch.device(device).type == "cpu":
+        sam.accelerate()
+    return sam
 
 
 def _resample(table: Tensor, shape: torch.Size) -> Tensor:

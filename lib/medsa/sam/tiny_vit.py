@@ -1,4 +1,4 @@
-"""TinyViT (Wu et al., ECCV 2022) as the image encoder of MobileSAM and LiteMedSAM, with their tensor names."""
+"""TinyViT (Wu et al., ECCV 2022) as the image encoder of MobileSAM and LiteMedSAM."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def _keep(backbone: Backbone, tensors: Mapping[str, Tensor], digest: str) -> Non
 
 
 def _read_kept(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors of a converted copy and the hash of their source; raises `WeightsError` if its bytes changed."""
+    """Tensors of a converted copy and the hash of their source; raises `WeightsError` if damaged."""
     if not _sha256(path).startswith(path.stem.rpartition("-")[2]):
         raise WeightsError(f"the cached weights {path} are damaged")
     with safe_open(path, "pt") as file:

@@ -1,0 +1,182 @@
+"""Exact speed on a CPU: modules compiled by OpenVINO in fp32, once, and kept on disk for the next start."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medsa.config import cache_dir
+
+log = logging.getLogger(__name__)
+
+KEEP = 16
+
+# OpenVINO reads TorchScript, which torch will give up one day; what a trace takes as constant, is.
+warnings.filterwarnings("ignore", message=r"`torch\.jit\.trace", category=FutureWarning)
+warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=r"segment_anything\.")
+
+
+class Compiled:
+    """A compiled module: called with float32 CPU tensors, gives its outputs as tensors; thread-safe.
+
+    Use it only while `fits(module)`: as soon as a weight was changed or replaced, a block wrapped or a hook
+    set, it computes something else than the module does.
+    """
+
+    def __init__(self, module: nn.Module, infer: Callable[[list[np.ndarray]], Iterable[np.ndarray]]) -> None:
+        self._state = [(weakref.ref(part), mark) for part, mark in _state(module)]
+        self._infer = infer
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        arrays = [value.detach().contiguous().numpy() for value in inputs]
+        with self._lock:
+            return [torch.from_numpy(value) for value in self._infer(arrays)]
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether `module` is still in the state in which it was compiled."""
+        now = _state(module)
+        return len(now) == len(self._state) and all(
+            known() is part and before == mark
+            for (known, before), (part, mark) in zip(self._state, now, strict=True)
+        )
+
+
+def compile_module(
+    module: nn.Module,
+    example: Sequence[Tensor],
+    shapes: Sequence[Sequence[int]],
+    watched: nn.Module | None = None,
+) -> Compiled | None:
+    """`module` compiled for inputs of `shapes` (-1: any length), or None when that is not possible here.
+
+    `example` are inputs to trace it with. `watched` is the module whose state decides whether the result
+    still fits (default: `module`). What was compiled before from the same weights, code and versions for this
+    kind of CPU comes from the cache folder.
+    """
+    try:
+        core = _core()
+    except ImportError:
+        log.info("openvino is not installed: computing with torch alone")
+        return None
+    config = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    path = _folder() / f"{_key(module, shapes)}.blob"
+    compiled = None
+    if (blob := _read(path)) is not None:
+        try:
+            compiled = core.import_model(blob, "CPU", config)
+        except RuntimeError:
+            log.warning("the compiled model %s cannot be used; it is made again", path.name)
+    if compiled is None:
+        log.info("preparing %s for this CPU (once)", type(module).__name__)
+        try:
+            compiled = core.compile_model(_convert(module, example, shapes), "CPU", config)
+            _write(path, compiled.export_model().getvalue())
+        except (RuntimeError, OSError) as error:
+            log.warning("%s runs without acceleration: %s", type(module).__name__, str(error).splitlines()[0])
+            if compiled is None:
+                return None
+    request = compiled.create_infer_request()
+    return Compiled(watched or module, lambda inputs: request.infer(inputs, share_inputs=True).values())
+
+
+def _convert(module: nn.Module, example: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Any:
+    """The OpenVINO model of a traced module; what `openvino.convert_model` does, in a quarter of its time."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with torch.no_grad():
+        traced = torch.jit.trace(module, tuple(example), check_trace=False)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(traced, example_input=tuple(example))
+    loaded = frontend.load(decoder)
+    model = frontend.convert(loaded)
+    model.reshape(dict(enumerate(map(list, shapes))))
+    return model
+
+
+def _state(module: nn.Module) -> list[tuple[object, tuple[int, int]]]:
+    """What a compiled copy depends on: the submodules and their hooks, the tensors' places and versions."""
+    parts: list[tuple[object, tuple[int, int]]] = [
+        (part, (len(part._forward_hooks), len(part._forward_pre_hooks))) for part in module.modules()
+    ]
+    for value in (*module.parameters(), *module.buffers()):
+        parts.append((value, (value.data_ptr(), 0 if value.is_inference() else value._version)))
+    return parts
+
+
+def _key(module: nn.Module, shapes: Sequence[Sequence[int]]) -> str:
+    """Hash of all that decides what is compiled: weights, code, settings, shapes, versions and the CPU."""
+    digest = hashlib.sha256()
+    core = _core()
+    cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    versions = [torch.__version__, core.get_versions("CPU")["CPU"].build_number]
+    digest.update(repr([versions, cpu, [list(shape) for shape in shapes], str(module)]).encode())
+    parts = list(module.modules())
+    for part in parts:
+        settings = {k: v for k, v in vars(part).items() if isinstance(v, (bool, int, float, str, tuple))}
+        digest.update(repr(settings).encode())
+    files = {
+        inspect.getsourcefile(type(part)) for part in parts if not type(part).__module__.startswith("torch.")
+    }
+    for file in sorted(file for file in files if file):
+        digest.update(Path(file).read_bytes())
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().contiguous().numpy().data)
+    return digest.hexdigest()[:32]
+
+
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _folder() -> Path:
+    folder = cache_dir() / "compiled"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _read(path: Path) -> bytes | None:
+    """The compiled model kept at `path`, None when it is not there or damaged."""
+    try:
+        content = path.read_bytes()
+        path.touch()
+    except OSError:
+        return None
+    digest, blob = content[:32], content[32:]
+    return blob if hashlib.sha256(blob).digest() == digest else None
+
+
+def _write(path: Path, blob: bytes) -> None:
+    """Keep a compiled model atomically, and only the `KEEP` most recently used ones."""
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(hashlib.sha256(blob).digest())
+        file.write(blob)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    kept = sorted(path.parent.glob("*.blob"), key=lambda blob: blob.stat().st_mtime, reverse=True)
+    for old in kept[KEEP:]:
+        old.unlink(missing_ok=True)
