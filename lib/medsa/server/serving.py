@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
+import uvicorn
 from fastapi import FastAPI
 from monailabel.config import settings
 
@@ -51,13 +54,36 @@ def install(server: FastAPI, app: MedsaApp) -> None:
     with suppress(OSError):
         (Path(settings.MONAI_LABEL_APP_DIR) / "logs").chmod(0o700)
     doors.install(server)
+    _take_over(_uvicorn())
     _warn()
+
+
+def _uvicorn() -> uvicorn.Server | None:
+    """The server that is starting and has not opened its port yet; it holds the signals while it runs."""
+    holder = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return holder if isinstance(holder, uvicorn.Server) else None
+
+
+def _take_over(http: uvicorn.Server | None) -> None:
+    """Keep the port to this machine unless somebody chose a host; end on SIGTERM as on any other end.
+
+    Uvicorn lets SIGTERM kill the process in the end, so that nothing registered for its exit would run.
+    """
+    if http is None:
+        return
+    if doors.this_machine_only():
+        http.config.host = "127.0.0.1"
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        http.should_exit = True
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _warn() -> None:
     if doors.this_machine_only():
         logger.warning(
-            "no --host was given and authentication is off: other machines are refused. Enable "
+            "no --host was given and authentication is off: other machines are not served. Enable "
             "authentication, or open the server to the network with --host 0.0.0.0"
         )
     elif not auth.enabled() and not any(host in sys.argv for host in auth.LOOPBACK):

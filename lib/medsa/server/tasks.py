@@ -21,8 +21,9 @@ from medsa.config import Options
 from medsa.data.labels import load_labels
 from medsa.data.read import read_volume
 from medsa.data.volume import Volume
-from medsa.data.window import WINDOW_NAMES
+from medsa.data.window import WINDOW_NAMES, check_window
 from medsa.data.write import write_mask
+from medsa.errors import BadInputError, ConfigurationError
 from medsa.prompts import Prompt
 from medsa.sam import load_sam
 from medsa.segmenter import Result, Segmenter, Sessions
@@ -48,9 +49,16 @@ class Answer:
 
 
 class Runtime:
-    """The model of this process, and what its users have clicked; made once, loaded when first needed."""
+    """The model of this process, and what its users have clicked; made once, loaded when first needed.
+
+    Raises `ConfigurationError` when the label set or the window of the options is none.
+    """
 
     def __init__(self, options: Options) -> None:
+        try:
+            check_window(options.window)
+        except BadInputError as error:
+            raise ConfigurationError(f"--conf window: {error}") from None
         self.options = options
         self.labels = load_labels(options.labels)
         self.sessions = Sessions()
