@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,8 +79,7 @@ def another_series(study: DemoStudy) -> DemoStudy:
     names = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     shared = {name: generate_uid() for name in names}
     for dataset in study.datasets:
-        copied = type(dataset)(dataset)
-        copied.file_meta = type(dataset.file_meta)(dataset.file_meta)
+        copied = deepcopy(dataset)
         for name, uid in (*shared.items(), ("SOPInstanceUID", generate_uid())):
             setattr(copied, name, uid)
         copied.file_meta.MediaStorageSOPInstanceUID = copied.SOPInstanceUID

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from tests.browser.ohif import Viewer, launch, viewer
 
@@ -74,8 +74,7 @@ def coronal_from_the_back(study: DemoStudy) -> DemoStudy:
     uids = {name: generate_uid() for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")}
     slices = []
     for k in range(volume.shape[1]):
-        dataset = Dataset(first)
-        dataset.file_meta = Dataset(first.file_meta)
+        dataset = deepcopy(first)
         for name, uid in uids.items():
             setattr(dataset, name, uid)
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()

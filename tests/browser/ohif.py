@@ -31,11 +31,10 @@ ARGUMENTS = (
     "--ignore-gpu-blocklist",
 )
 
-_VIEWPORT = "cornerstone.getRenderingEngine('OHIFCornerstoneRenderingEngine').getViewport(id)"
+_VIEWPORT = "window.cornerstone?.getRenderingEngine('OHIFCornerstoneRenderingEngine')?.getViewport(id)"
 _LOADED = f"""id => {{
-  const viewport = window.cornerstone && {_VIEWPORT};
-  const volume = viewport && cornerstone.cache.getVolume(viewport.getVolumeId());
-  return Boolean(volume && volume.loadStatus.loaded);
+  const volume = {_VIEWPORT}?.getVolumeId?.();
+  return Boolean(volume && cornerstone.cache.getVolume(volume)?.loadStatus?.loaded);
 }}"""
 _JUMP = f"""([id, voxel]) => {{
   const viewport = {_VIEWPORT};
