@@ -51,6 +51,11 @@ class Volume:
     def is_rgb(self) -> bool:
         return self.voxels.ndim == 4
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the voxels."""
+        return self.voxels.nbytes
+
     @cached_property
     def spacing(self) -> NDArray[np.float64]:
         """Distance between neighbouring voxels along i, j, k in millimetres, (3,)."""

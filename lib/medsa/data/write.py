@@ -64,6 +64,12 @@ def write_mask(
     write_atomically(path, data)
 
 
+def write_image(path: Path, volume: Volume) -> None:
+    """Write the voxels of `volume` to `path` as compressed NIfTI, mode 0600; colours are a last axis of three."""
+    data = nibabel.Nifti1Image(volume.voxels, volume.affine).to_bytes()
+    write_atomically(path, gzip.compress(data, 1, mtime=0))
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """`data` in the file `path`, mode 0600: whole or not at all, and on the disk when this returns."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}-")

@@ -1,7 +1,7 @@
 """The runtime: encode once, click many; slices, volumes, sessions."""
 
-from medsa.segmenter.cache import EmbeddingCache
+from medsa.segmenter.cache import ContentCache
 from medsa.segmenter.runtime import Result, Segmenter
 from medsa.segmenter.session import Session, Sessions
 
-__all__ = ["EmbeddingCache", "Result", "Segmenter", "Session", "Sessions"]
+__all__ = ["ContentCache", "Result", "Segmenter", "Session", "Sessions"]

@@ -1,16 +1,25 @@
-"""Embeddings kept by the content they came from: encode once, click many; bounded in bytes."""
+"""Values kept by the content they came from: encode once, click many; bounded in bytes."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
 
-from torch import Tensor
+
+class Sized(Protocol):
+    """Whatever knows its memory: an embedding, a volume."""
+
+    @property
+    def nbytes(self) -> int: ...
 
 
-class EmbeddingCache:
-    """The most recently used embeddings, never more than `max_bytes` of them. Safe to share between threads.
+Value = TypeVar("Value", bound=Sized)
+
+
+class ContentCache(Generic[Value]):
+    """The most recently used values, never more than `max_bytes` of them. Safe to share between threads.
 
     Two requests that need the same key at once compute it once. A computation that fails (or is cancelled)
     leaves nothing behind: whoever waited for it computes it anew.
@@ -18,7 +27,7 @@ class EmbeddingCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._entries: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Value] = OrderedDict()
         self._bytes = 0
         self._busy: set[Hashable] = set()
         self._changed = threading.Condition()
@@ -34,8 +43,8 @@ class EmbeddingCache:
     def __contains__(self, key: Hashable) -> bool:
         return key in self._entries
 
-    def get(self, key: Hashable, make: Callable[[], Tensor]) -> tuple[Tensor, bool]:
-        """The embedding of `key` and whether it was there; `make()` computes it, outside the cache's lock."""
+    def get(self, key: Hashable, make: Callable[[], Value]) -> tuple[Value, bool]:
+        """The value of `key` and whether it was there; `make()` computes it, outside the cache's lock."""
         with self._changed:
             while True:
                 if key in self._entries:
@@ -54,7 +63,7 @@ class EmbeddingCache:
                 self._busy.discard(key)
                 self._changed.notify_all()
 
-    def _put(self, key: Hashable, value: Tensor) -> None:
+    def _put(self, key: Hashable, value: Value) -> None:
         with self._changed:
             if value.nbytes > self.max_bytes:
                 return

@@ -20,7 +20,7 @@ from medsa.data.window import Window, choose_window
 from medsa.errors import BadInputError
 from medsa.prompts.prompt import Prompt
 from medsa.sam import Sam
-from medsa.segmenter.cache import EmbeddingCache
+from medsa.segmenter.cache import ContentCache
 from medsa.segmenter.session import Session, SlicePrompt
 from medsa.segmenter.slices import Slice, decode
 
@@ -75,7 +75,7 @@ class Segmenter:
 
     def __init__(self, sam: Sam, cache_mb: int = 512, adapter_digest: str = "") -> None:
         self.sam = sam
-        self.cache = EmbeddingCache(cache_mb * 2**20)
+        self.cache: ContentCache[torch.Tensor] = ContentCache(cache_mb * 2**20)
         self.adapter_digest = adapter_digest
         self._encoder, self._decoder = Turns(), Turns()
         self._windows: WeakKeyDictionary[Volume, dict[str, Window]] = WeakKeyDictionary()

@@ -134,6 +134,7 @@ async def post(request: Request, app: App, _user: Annotator, path: str) -> Respo
         raise _trouble(error) from None
     finally:
         await answer.aclose()
+    app.store.refresh()
     for series, label in objects:
         await run_in_threadpool(app.on_save_label, series, label)
     kind = answer.headers.get("content-type", "application/dicom+json")

@@ -41,6 +41,11 @@ def ending(name: str | None, allowed: Sequence[str]) -> str:
     raise BadInputError(f"files of this kind are not taken; send one that ends in {', '.join(allowed)}")
 
 
+def scratch_path(name: str) -> Path:
+    """A new path for a file that stays until the process ends."""
+    return Path(tempfile.mkdtemp(dir=folder())) / name
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder of one's own for the time of a `with` block."""

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medsa.segmenter import EmbeddingCache
+from medsa.segmenter import ContentCache
 
 
 @given(
@@ -16,7 +16,7 @@ from medsa.segmenter import EmbeddingCache
     requests=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), max_size=60),
 )
 def test_the_bound_in_bytes_is_never_exceeded(max_bytes: int, requests: list[tuple[int, int]]) -> None:
-    cache = EmbeddingCache(max_bytes)
+    cache = ContentCache(max_bytes)
     sizes: dict[int, int] = {}
     for key, size in requests:
         size = sizes.setdefault(key, size)
@@ -27,14 +27,14 @@ def test_the_bound_in_bytes_is_never_exceeded(max_bytes: int, requests: list[tup
 
 
 def test_the_least_recently_used_embedding_goes_first() -> None:
-    cache = EmbeddingCache(8)
+    cache = ContentCache(8)
     for key in "abac":
         cache.get(key, lambda: torch.zeros(1))
     assert ("a" in cache, "b" in cache, "c" in cache) == (True, False, True)
 
 
 def test_two_requests_for_one_key_compute_it_once() -> None:
-    cache, made, entered = EmbeddingCache(1000), [], threading.Barrier(4)
+    cache, made, entered = ContentCache(1000), [], threading.Barrier(4)
 
     def make() -> torch.Tensor:
         time.sleep(0.05)
@@ -57,7 +57,7 @@ def test_two_requests_for_one_key_compute_it_once() -> None:
 
 
 def test_a_failure_is_not_remembered_and_does_not_reach_those_who_waited() -> None:
-    cache, working, waiting = EmbeddingCache(1000), threading.Event(), threading.Event()
+    cache, working, waiting = ContentCache(1000), threading.Event(), threading.Event()
 
     def fail() -> torch.Tensor:
         working.set()
@@ -81,7 +81,7 @@ def test_a_failure_is_not_remembered_and_does_not_reach_those_who_waited() -> No
 
 
 def test_an_embedding_larger_than_the_cache_is_answered_and_not_kept() -> None:
-    cache = EmbeddingCache(10)
+    cache = ContentCache(10)
     cache.get("small", lambda: torch.zeros(1))
     assert cache.get("large", lambda: torch.zeros(100))[0].numel() == 100
     assert "small" in cache

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from medsa.data.read import read_volume
 from medsa.errors import BadInputError, NotFoundError
@@ -140,7 +141,8 @@ def put_label_info_old(
 @router.get("/dataset", summary="All images and labels as a zip archive")
 def get_dataset(app: App, _user: Annotator, limit_cases: int | None = None) -> FileResponse:
     path = _file(app.store.get_dataset_archive(limit_cases), "dataset")
-    return FileResponse(path, media_type="application/zip", filename="dataset.zip")
+    gone = BackgroundTask(path.unlink, missing_ok=True)
+    return FileResponse(path, media_type="application/zip", filename="dataset.zip", background=gone)
 
 
 def _file(uri: str, what: str) -> Path:

@@ -1,0 +1,319 @@
+"""A DICOMweb store and a folder keep what they are told, refuse what does not fit, and forget nothing."""
+
+import socket
+import threading
+import time
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from medsa.data.labels import load_labels
+from medsa.data.seg import Algorithm, write_seg
+from medsa.data.write import write_image, write_mask
+from medsa.demo.studies import abdomen, stow
+from medsa.errors import BadInputError, LabelMismatchError, NotFoundError, StoreError, StoreUnavailableError
+from medsa.server.datastore import DicomWebStore
+from medsa.server.dicomweb import DicomWeb
+from medsa.server.folder import FolderStore
+
+LABELS = load_labels()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def store(orthanc):
+    return DicomWebStore(orthanc.dicomweb_url, LABELS)
+
+
+@pytest.fixture
+def study(orthanc):
+    """A study of this test's own, in the shared Orthanc."""
+    made = abdomen((48, 40, 12), seed=int(time.monotonic_ns() % 2**31))
+    fresh = {name: pydicom.uid.generate_uid() for name in ("StudyInstanceUID", "SeriesInstanceUID")}
+    for dataset in made.datasets:
+        for name, uid in fresh.items():
+            setattr(dataset, name, uid)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    stow(orthanc.dicomweb_url, made.datasets)
+    return made
+
+
+def series_of(study):
+    return str(study.datasets[0].SeriesInstanceUID)
+
+
+def drawn(volume, value=1, slices=(3, 4)):
+    mask = np.zeros(volume.shape, np.uint8, order="F")
+    for k in slices:
+        mask[10:20, 12:25, k] = value
+    return mask
+
+
+def saved(store, study, tmp_path, mask=None, tag="final", **info):
+    image = series_of(study)
+    path = tmp_path / "label.nrrd"
+    write_mask(path, drawn(store.volume(image)) if mask is None else mask, store.volume(image))
+    info.setdefault("label_info", [{"name": "liver", "idx": 1}])
+    return store.save_label(image, str(path), tag, info)
+
+
+def test_every_image_modality_is_listed_and_segmentations_are_not(store, study, demo_brain, tmp_path):
+    saved(store, study, tmp_path)
+    images = store.list_images()
+    assert {series_of(study), series_of(demo_brain)} <= set(images)
+    segs = {str(one.SeriesInstanceUID) for one in store.web.search("series", {"Modality": "SEG"})}
+    assert segs
+    assert segs.isdisjoint(images)
+
+
+def test_a_saved_label_is_seen_at_once_and_its_image_is_offered_no_more(store, study, tmp_path):
+    image = series_of(study)
+    before = store.status()
+    assert image in store.get_unlabeled_images()
+    saved(store, study, tmp_path)
+    assert image in store.get_labeled_images()
+    assert image not in store.get_unlabeled_images()
+    assert store.status()["completed"] == before["completed"] + 1
+
+
+def test_a_seg_reads_back_on_the_full_grid_as_it_was_saved(store, study, tmp_path):
+    image = series_of(study)
+    mask = drawn(store.volume(image), 2)
+    saved(store, study, tmp_path, mask, label_info=[{"name": "spleen", "idx": 2}])
+    read, names = store.newest_label(image)
+    spleen = LABELS.by_name("spleen").index
+    assert names == {spleen: "spleen"}
+    assert np.array_equal(read, (mask > 0) * np.uint8(spleen))
+
+
+def test_the_object_in_the_store_says_what_it_is(store, study, tmp_path):
+    saved(store, study, tmp_path, model="medsa_2d", user="anna")
+    newest = store._newest()[series_of(study)]
+    (seg,) = store.web.series(newest.study, newest.series)
+    segment = seg.SegmentSequence[0]
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"
+    assert (segment.SegmentAlgorithmType, segment.SegmentAlgorithmName) == ("SEMIAUTOMATIC", "medsa medsa_2d")
+    assert seg.SegmentationType == "BINARY"
+    assert str(seg.ContentCreatorName) == "anna"
+    assert int(seg.NumberOfFrames) == 2
+
+
+def test_the_newest_human_label_counts_once_and_a_models_own_output_never(store, study, orthanc, tmp_path):
+    image = series_of(study)
+    volume = store.volume(image)
+    saved(store, study, tmp_path)
+    newer = drawn(volume, slices=(6,))
+    saved(store, study, tmp_path, newer)
+    uncorrected = write_seg(
+        drawn(volume, 5, slices=(9,)), volume, LABELS, algorithm=Algorithm("other", "1"), tag="original"
+    )
+    stow(orthanc.dicomweb_url, [uncorrected])
+    store.refresh()
+    assert store.get_labeled_images().count(image) == 1
+    assert sum(pair["image"] == store.get_image_uri(image) for pair in store.datalist()) == 1
+    read, _ = store.newest_label(image)
+    assert np.array_equal(read > 0, newer > 0)
+
+
+def test_only_an_original_leaves_the_image_unlabelled_and_the_store_untouched(store, study, tmp_path):
+    image = series_of(study)
+    assert saved(store, study, tmp_path, tag="original") == image
+    assert image in store.get_unlabeled_images()
+    assert store.get_labeled_images("original") == [image]
+    assert nibabel.load(store.get_label_uri(image, "original")).shape == store.volume(image).shape
+    assert store.get_label_info(image, "original")["label_info"] == [{"name": "liver", "idx": 1}]
+    store.remove_label(image, "original")
+    with pytest.raises(NotFoundError, match="no label tagged 'original'"):
+        store.get_label_uri(image, "original")
+
+
+def test_training_pairs_lie_on_one_grid(store, study, tmp_path):
+    saved(store, study, tmp_path)
+    image, label = (
+        nibabel.load(store.get_image_uri(series_of(study))),
+        nibabel.load(store.get_label_uri(series_of(study), "final")),
+    )
+    assert image.shape == label.shape
+    np.testing.assert_allclose(image.affine, label.affine)
+    assert {"image": image.get_filename(), "label": label.get_filename()} in store.datalist()
+
+
+def test_a_label_is_found_by_its_own_id_and_by_its_images(store, study, tmp_path):
+    label = saved(store, study, tmp_path)
+    assert store.get_label_uri(label, "final") == store.get_label_uri(series_of(study), "final")
+    assert store.get_labels_by_image_id(series_of(study)) == {"final": label}
+    assert store.get_label_info(label, "final")["label_info"] == [{"name": "liver", "idx": 1}]
+
+
+def test_a_label_off_the_grid_empty_or_of_an_unknown_name_is_refused_and_nothing_stored(
+    store, study, tmp_path
+):
+    volume = store.volume(series_of(study))
+    wrong = tmp_path / "wrong.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.ones((5, 5, 5), np.uint8), np.eye(4)), wrong)
+    with pytest.raises(LabelMismatchError, match=r"grid|voxels"):
+        store.save_label(series_of(study), str(wrong), "final", {})
+    nibabel.save(nibabel.Nifti1Image(np.zeros(volume.shape, np.uint8), volume.affine), wrong)
+    with pytest.raises(LabelMismatchError, match="empty"):
+        store.save_label(series_of(study), str(wrong), "final", {})
+    with pytest.raises(BadInputError, match=r"unknown label 'wings'.*liver"):
+        saved(store, study, tmp_path, label_info=[{"name": "wings", "idx": 1}])
+    with pytest.raises(BadInputError, match="label_info must be a list"):
+        saved(store, study, tmp_path, label_info=["liver"])
+    store.refresh()
+    assert series_of(study) not in store.get_labeled_images()
+
+
+def test_a_restart_loses_nothing_that_was_saved(store, study, orthanc, tmp_path):
+    saved(store, study, tmp_path)
+    saved(store, study, tmp_path, tag="original")
+    again = DicomWebStore(orthanc.dicomweb_url, LABELS)
+    assert np.array_equal(again.newest_label(series_of(study))[0], store.newest_label(series_of(study))[0])
+    assert again.get_label_uri(series_of(study), "original")
+
+
+def test_orthanc_itself_restarted_has_it_still(new_orthanc, tmp_path):
+    made = abdomen((32, 32, 6))
+    first = new_orthanc()
+    stow(first.dicomweb_url, made.datasets)
+    saved(DicomWebStore(first.dicomweb_url, LABELS), made, tmp_path)
+    first.stop()
+    store = DicomWebStore(new_orthanc().dicomweb_url, LABELS)
+    assert store.get_labeled_images() == [series_of(made)]
+
+
+def test_files_in_the_cache_are_private_and_name_nobody(store, study, tmp_path):
+    saved(store, study, tmp_path)
+    saved(store, study, tmp_path, tag="original")
+    store.datalist()
+    files = [path for path in (tmp_path / "cache" / "dicomweb").rglob("*") if path.is_file()]
+    assert files
+    assert {path.stat().st_mode & 0o077 for path in files} == {0}
+    patient = str(study.datasets[0].PatientID)
+    assert not any(series_of(study) in str(path) or patient in str(path) for path in files)
+
+
+@pytest.mark.parametrize("uid", ["../../etc/passwd", "1.2.3/../4", "", "abc", "1" * 65, "1.2%2f3"])
+def test_what_is_no_uid_reaches_neither_the_store_nor_the_disk(store, uid):
+    for ask in (store.volume, store.get_image_uri, store.get_image_info, store.get_labels_by_image_id):
+        with pytest.raises(BadInputError, match="no DICOM UID"):
+            ask(uid)
+    with pytest.raises(BadInputError, match="no DICOM UID"):
+        store.get_label_uri(uid, "final")
+    with pytest.raises(BadInputError, match="no DICOM UID"):
+        store.get_label_uri(uid, "../..")
+
+
+def test_a_series_that_is_gone_or_is_no_image_is_said_to_be(store, study, tmp_path):
+    with pytest.raises(NotFoundError, match="no image series"):
+        store.volume("1.2.3.4.5")
+    label = saved(store, study, tmp_path)
+    with pytest.raises(NotFoundError, match="no image but SEG"):
+        store.volume(label)
+
+
+def test_two_that_ask_for_one_volume_fetch_it_once(store, study, monkeypatch):
+    fetched = []
+    fetch = store.web.series
+    monkeypatch.setattr(store.web, "series", lambda *ids: fetched.append(ids) or fetch(*ids))
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(store.volume(series_of(study)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(got) == 4
+    assert len(fetched) == 1
+
+
+def test_a_volume_in_memory_serves_on_while_the_store_is_away(new_orthanc):
+    made = abdomen((32, 32, 6))
+    server = new_orthanc()
+    stow(server.dicomweb_url, made.datasets)
+    store = DicomWebStore(server.dicomweb_url, LABELS)
+    volume = store.volume(series_of(made))
+    server.stop()
+    store._answers = {name: (at - 100, value) for name, (at, value) in store._answers.items()}
+    assert store.volume(series_of(made)) is volume
+    with pytest.raises(StoreUnavailableError, match="cannot be reached"):
+        store.volume("1.2.3.4")
+
+
+def test_a_store_that_never_answers_ends_in_a_sentence(monkeypatch):
+    from monailabel.config import settings
+
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        web = DicomWeb(f"http://127.0.0.1:{deaf.getsockname()[1]}/dicom-web")
+        with pytest.raises(StoreUnavailableError, match="does not answer"):
+            web.search("series")
+        with pytest.raises(StoreUnavailableError, match="nothing was saved"):
+            web.store(abdomen((16, 16, 2)).datasets[0])
+
+
+def test_a_wrong_address_is_said_to_be_one(orthanc):
+    with pytest.raises((StoreError, NotFoundError)):
+        DicomWebStore(orthanc.dicomweb_url.replace("dicom-web", "nothing"), LABELS).list_images()
+
+
+def test_nothing_is_deleted_from_the_store(store, study, tmp_path):
+    label = saved(store, study, tmp_path)
+    with pytest.raises(BadInputError, match="not removed"):
+        store.remove_image(series_of(study))
+    with pytest.raises(BadInputError, match="not removed"):
+        store.remove_label(label, "final")
+
+
+@pytest.fixture
+def folder(tmp_path, demo_abdomen):
+    from medsa.data.dicom import volume_from_datasets
+
+    path = tmp_path / "images"
+    path.mkdir()
+    write_image(path / "case_1.nii.gz", volume_from_datasets(demo_abdomen.datasets))
+    write_image(path / "case.2.nii.gz", volume_from_datasets(demo_abdomen.datasets))
+    series = path / "series"
+    series.mkdir()
+    for n, dataset in enumerate(demo_abdomen.datasets):
+        pydicom.dcmwrite(series / f"{n}.dcm", dataset, enforce_file_format=True)
+    return path
+
+
+def test_a_folder_serves_files_and_series_and_keeps_labels_beside_them(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    assert store.list_images() == ["case.2", "case_1", "series"]
+    assert store.volume("series").shape == store.volume("case_1").shape
+    mask = drawn(store.volume("case_1"), 5)
+    path = tmp_path / "label.nii.gz"
+    write_mask(path, mask, store.volume("case_1"))
+    store.save_label("case_1", str(path), "final", {"label_info": [{"name": "liver", "idx": 5}]})
+    again = FolderStore(str(folder), LABELS)
+    assert again.get_unlabeled_images() == ["case.2", "series"]
+    assert again.newest_label("case_1")[1] == {5: "liver"}
+    assert np.array_equal(again.newest_label("case_1")[0], mask)
+    assert again.datalist() == [
+        {"image": str(folder / "case_1.nii.gz"), "label": str(folder / "labels/final/case_1.nii.gz")}
+    ]
+    again.remove_label("case_1", "final")
+    assert "case_1" in again.get_unlabeled_images()
+
+
+@pytest.mark.parametrize("bad", ["../x", "..", "/etc/passwd", "labels", "", "a/b"])
+def test_ids_and_tags_cannot_leave_the_folder(folder, bad, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    with pytest.raises(NotFoundError):
+        store.volume(bad)
+    path = tmp_path / "label.nii.gz"
+    write_mask(path, drawn(store.volume("case_1"), 5), store.volume("case_1"))
+    if bad != "labels":
+        with pytest.raises(BadInputError, match="tag"):
+            store.save_label("case_1", str(path), bad or ".", {})
+    with pytest.raises(BadInputError, match="plain name"):
+        store.add_image(bad or ".", str(path), {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "label.nii.gz"]
