@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+)
 
-from medsa.data import jpeg12
+from medsa.data import gdcm_decoder
 from medsa.errors import UnreadableImageError
 
-jpeg12.register()
+gdcm_decoder.register()
+
+_DECODERS = {
+    **dict.fromkeys(gdcm_decoder.SYNTAXES, gdcm_decoder.PLUGIN),
+    **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg"),
+    JPEGBaseline8Bit: "pillow",
+}
+"""Who decodes what. GDCM never in this process, for it ends the process on some damaged frames."""
 
 DAMAGED = (
     ValueError,
@@ -27,9 +42,13 @@ DAMAGED = (
     OSError,
     EOFError,
     OverflowError,
+    StopIteration,
+    AssertionError,
+    BytesLengthException,
     struct.error,
+    zlib.error,
 )
-"""What pydicom raises for a header or pixel data that breaks the standard."""
+"""What the file libraries raise for a header or pixel data that breaks their standard."""
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -56,26 +75,32 @@ def decoded(dataset: Dataset) -> Iterator[NDArray]:
     Grey frames have unused bits removed, the modality LUT applied and MONOCHROME1 turned round. Raises
     `UnreadableImageError` for pixel data that is cut off, damaged, or of a compression nothing here can read.
     """
-    _complete_meta(dataset)
     grey = is_grey(dataset)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    native = not syntax.is_compressed
     try:
-        for frame in _stored(dataset, native=native):
-            yield _grey(frame, dataset, native=native) if grey else _rgb(frame, dataset)
+        for frame in stored_frames(dataset):
+            yield _grey(frame, dataset) if grey else _rgb(frame, dataset)
     except DAMAGED as error:
         raise UnreadableImageError(
-            f"the pixel data ({syntax.name}) cannot be decoded: it is cut off, damaged or of an unknown kind"
+            "the pixel data cannot be decoded: it is cut off, damaged or of an unknown kind"
         ) from error
 
 
-def _stored(dataset: Dataset, *, native: bool) -> Iterator[NDArray]:
+def stored_frames(dataset: Dataset) -> Iterator[NDArray]:
+    """The frames of any object with pixels as they are stored, colour as RGB; raises one of `DAMAGED`."""
+    _complete_meta(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
     count = int(dataset.get("NumberOfFrames", 1) or 1)
     if dataset.get("BitsAllocated") == 1 and count > 1:
         yield from pixel_array(dataset)  # pydicom cannot cut out a frame that starts within a byte
     else:
         for index in range(count):
-            yield pixel_array(dataset, index=index, view_only=native, correct_unused_bits=not native)
+            yield pixel_array(
+                dataset,
+                index=index,
+                decoding_plugin=_DECODERS.get(syntax, ""),
+                view_only=not syntax.is_compressed,
+                correct_unused_bits=syntax.is_compressed,
+            )
 
 
 def _complete_meta(dataset: Dataset) -> None:
@@ -88,13 +113,13 @@ def _complete_meta(dataset: Dataset) -> None:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
 
 
-def _grey(frame: NDArray, dataset: Dataset, *, native: bool) -> NDArray:
+def _grey(frame: NDArray, dataset: Dataset) -> NDArray:
     if frame.dtype.kind == "f":
         return -frame if dataset.PhotometricInterpretation == "MONOCHROME1" else frame
     if not frame.dtype.isnative:
         frame = frame.astype(frame.dtype.newbyteorder("="))
     allocated, stored = 8 * frame.dtype.itemsize, int(dataset.BitsStored)
-    if native and stored < allocated:
+    if stored < allocated and not dataset.file_meta.TransferSyntaxUID.is_compressed:
         high = int(dataset.get("HighBit", stored - 1))
         frame = (frame << (allocated - 1 - high)) >> (allocated - stored)
     if "ModalityLUTSequence" in dataset:

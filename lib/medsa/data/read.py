@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -29,7 +28,7 @@ NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd",)
 PICTURES = (".png", ".jpg", ".jpeg")
 DICOM = (".dcm", ".dicom", ".ima")
-UNREADABLE = (ImageFileError, HeaderDataError, nrrd.NRRDError, UnidentifiedImageError, zlib.error, *DAMAGED)
+UNREADABLE = (ImageFileError, HeaderDataError, nrrd.NRRDError, UnidentifiedImageError, SyntaxError, *DAMAGED)
 """What the file libraries raise for damaged files."""
 
 
@@ -64,6 +63,8 @@ def read_volume(path: Path) -> Volume:
         raise UnreadableImageError(f"{path.name}: {error}") from error
     except PermissionError:
         raise UnreadableImageError(f"{path.name}: no permission to read it") from None
+    except UNREADABLE as error:
+        raise UnreadableImageError(f"{path.name}: the file is cut off or damaged") from error
 
 
 def stem(path: Path) -> str:
@@ -207,5 +208,5 @@ def _picture(path: Path) -> Volume:
             )
     except Image.DecompressionBombError:
         raise UnreadableImageError("the picture unpacks to an unreasonable size and was not opened") from None
-    except (SyntaxError, *UNREADABLE) as error:
+    except UNREADABLE as error:
         raise UnreadableImageError("the picture is cut off, damaged, or neither PNG nor JPEG") from error

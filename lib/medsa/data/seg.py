@@ -14,7 +14,6 @@ from highdicom.seg import Segmentation, SegmentationTypeValues, SegmentDescripti
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM, validate_type_and_regex
@@ -24,7 +23,7 @@ from medsa.data.dicom import Frame, frame_order, frames_of, functional_group, he
 from medsa.data.geometry import plane_affine
 from medsa.data.labels import SIDES, Code, Label, LabelSet
 from medsa.data.limits import check_memory
-from medsa.data.pixels import DAMAGED
+from medsa.data.pixels import DAMAGED, stored_frames
 from medsa.data.volume import Volume
 from medsa.errors import LabelMismatchError, UnreadableImageError
 
@@ -281,7 +280,7 @@ def _read(
     segments = [_segment_of(dataset, number) for number in range(_frame_count(dataset))]
     frames = sorted(zip(segments, frames_of(dataset), strict=True), key=lambda pair: pair[0])
     check_memory((len(frames), dataset.Rows, dataset.Columns), 1)
-    planes = pixel_array(dataset).reshape(len(frames), dataset.Rows, dataset.Columns)
+    planes = list(stored_frames(dataset))
     for segment, frame in frames:
         pixels = planes[frame.number]
         rows, columns = np.nonzero(pixels >= threshold)
