@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medsa.data.labels import LabelSet, load_labels
+from medsa.data.nifti_file import RGB24
 from medsa.data.nrrd_file import nrrd_bytes
 from medsa.data.seg import Algorithm, check_mask, write_seg
 from medsa.data.volume import Volume
@@ -65,8 +66,11 @@ def write_mask(
 
 
 def write_image(path: Path, volume: Volume) -> None:
-    """Write the voxels of `volume` to `path` as compressed NIfTI, mode 0600; colours are a last axis of three."""
-    data = nibabel.Nifti1Image(volume.voxels, volume.affine).to_bytes()
+    """Write the voxels of `volume` to `path` as compressed NIfTI (colours as RGB24), mode 0600."""
+    voxels = volume.voxels
+    if volume.is_rgb:
+        voxels = np.ascontiguousarray(voxels).view(RGB24)[..., 0]
+    data = nibabel.Nifti1Image(voxels, volume.affine).to_bytes()
     write_atomically(path, gzip.compress(data, 1, mtime=0))
 
 

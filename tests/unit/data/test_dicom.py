@@ -376,9 +376,9 @@ def test_damage_in_a_compressed_frame_ends_in_pixels_or_an_error_never_worse(nam
 def test_a_decoder_process_that_dies_or_hangs_is_replaced(monkeypatch):
     path = Path(get_testdata_file("SC_rgb_jpeg_gdcm.dcm"))
     whole = read_volume(path)
-    monkeypatch.setattr(gdcm_decoder, "_SECONDS", 0.5)
     for blow in (signal.SIGKILL, signal.SIGSTOP):
         gdcm_decoder._worker[1].send_signal(blow)
-        with contextlib.suppress(UnreadableImageError):
+        with monkeypatch.context() as patch, contextlib.suppress(UnreadableImageError):
+            patch.setattr(gdcm_decoder, "_SECONDS", 0.5)
             read_volume(path)
         assert np.array_equal(read_volume(path).voxels, whole.voxels)

@@ -19,7 +19,7 @@ from medsa.data.labels import load_labels
 from medsa.data.read import read_volume
 from medsa.data.read_label import on_grid, read_label
 from medsa.data.volume import Volume
-from medsa.data.write import nrrd_bytes, write_atomically, write_mask
+from medsa.data.write import nrrd_bytes, write_atomically, write_image, write_mask
 from medsa.errors import BadInputError, LabelMismatchError, NotFoundError, UnreadableImageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")  # itk's own
@@ -196,6 +196,15 @@ def test_a_png_of_a_volume_and_unknown_endings_are_refused(tmp_path, volume, mas
     with pytest.raises(LabelMismatchError, match="no DICOM series"):
         write_mask(tmp_path / "m.dcm", mask, volume)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (6, 5, 4, 3)])
+def test_an_image_is_written_and_read_back_equal_in_grey_and_colour(tmp_path, volume, shape):
+    voxels = np.random.default_rng(4).integers(0, 256, shape, np.uint8)
+    write_image(tmp_path / "image.nii.gz", Volume(voxels, volume.affine))
+    back = read_volume(tmp_path / "image.nii.gz")
+    assert np.array_equal(back.voxels, voxels)
+    assert np.allclose(back.affine, volume.affine, atol=1e-5)
 
 
 def test_files_are_private_and_appear_whole_or_not_at_all(tmp_path, monkeypatch):
