@@ -73,6 +73,12 @@ def volume_from_datasets(datasets: Sequence[Dataset]) -> Volume:
         ) from error
 
 
+def is_film(header: Dataset) -> bool:
+    """True for an object of several frames at one place, or at none: its third axis is not one of space."""
+    frames = list(frames_of(header))
+    return len(frames) > 1 and _at_one_place(frames)
+
+
 def frame_order(header: Dataset) -> list[int]:
     """For a multi-frame object, the index (from 0) of the stored frame at each k of its volume."""
     frames = list(frames_of(header))
@@ -89,18 +95,13 @@ def _unique(datasets: Sequence[Dataset]) -> list[Dataset]:
 def _volume(datasets: list[Dataset]) -> Volume:
     _check_one_series(datasets)
     first = datasets[0]
+    rows, columns, grey = int(first.Rows), int(first.Columns), is_grey(first)
+    stored = max(1, int(first.get("BitsAllocated", 8)) // 8)
+    check_memory((columns, rows, sum(map(_frame_count, datasets))), stored + 4 if grey else 6)
+    _check_complete(datasets)
     frames = [frame for index, dataset in enumerate(datasets) for frame in frames_of(dataset, index)]
     ordered, step = _sorted(frames)
-    rows, columns, grey = int(first.Rows), int(first.Columns), is_grey(first)
-    allocated = int(first.get("BitsAllocated", 8))
-    check_memory((columns, rows, len(frames)), 4 + max(1, allocated // 8) if grey else 6)
-    _check_complete(datasets)
-
-    values = (
-        _grey_voxels(datasets, ordered, (rows, columns))
-        if grey
-        else _rgb_voxels(datasets, ordered, (rows, columns))
-    )
+    values = (_grey_voxels if grey else _rgb_voxels)(datasets, ordered, (rows, columns))
     origin = ordered[0]
     affine = plane_affine(
         origin.position or (0.0, 0.0, 0.0), origin.orientation or _AXIAL, origin.spacing, step
@@ -143,9 +144,17 @@ def _check_one_series(datasets: list[Dataset]) -> None:
 
 
 def _check_complete(datasets: list[Dataset]) -> None:
+    """Raise `UnreadableImageError` for objects that cannot hold the frames they announce."""
     for dataset in datasets:
-        if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
+        pixels = next((dataset[keyword].value for keyword in PIXEL_KEYWORDS if keyword in dataset), None)
+        if pixels is None:
             raise UnreadableImageError("an image has no pixel data: the object is cut off or was stripped")
+        syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID")
+        frame = 8 if syntax and syntax.is_compressed else dataset.Rows * dataset.Columns // 8
+        if len(pixels) < _frame_count(dataset) * frame:
+            raise UnreadableImageError(
+                "the pixel data is cut off: it holds fewer frames than the header says"
+            )
 
 
 def _grey_voxels(datasets: list[Dataset], ordered: list[Frame], size: tuple[int, int]) -> NDArray:
@@ -316,6 +325,10 @@ def _plain_spacing(dataset: Dataset) -> tuple[float, float]:
     return (aspect[0] / aspect[1], 1.0) if aspect else (1.0, 1.0)
 
 
+def _at_one_place(frames: list[Frame]) -> bool:
+    return len({frame.position for frame in frames}) == 1
+
+
 def _sorted(frames: list[Frame]) -> tuple[list[Frame], NDArray[np.float64]]:
     """Frames in the order of k, and the step (3,) LPS mm from one to the next."""
     first = frames[0]
@@ -325,8 +338,8 @@ def _sorted(frames: list[Frame]) -> tuple[list[Frame], NDArray[np.float64]]:
     alone = np.asarray(first.thickness * normal(first.orientation or _AXIAL))
     if len(frames) == 1:
         return frames, alone
-    if len({frame.source for frame in frames}) == 1 and len({frame.position for frame in frames}) == 1:
-        return frames, alone  # a cine, or frames that say nothing: the third axis is their order
+    if len({frame.source for frame in frames}) == 1 and _at_one_place(frames):
+        return frames, alone
     placed = [frame for frame in frames if frame.position is not None and frame.orientation is not None]
     if len(placed) < len(frames):
         raise UnreadableImageError(

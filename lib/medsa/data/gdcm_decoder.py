@@ -54,18 +54,32 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
 
 
 def _ask(message: bytes) -> bytes:
-    """The worker's answer, empty when it died or took too long; the next question then gets a new worker."""
+    """The worker's answer, empty when it died or took too long: the next question then gets a new worker."""
     global _worker
     if _worker is None or _worker[0] != os.getpid() or _worker[1].poll() is not None:
         command = [sys.executable, "-I", gdcm_worker.__file__]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
-        _worker = os.getpid(), process
+        _worker = (
+            os.getpid(),
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL),
+        )
     process = _worker[1]
-    if process.stdin is None or process.stdout is None:
-        return b""
     clock = threading.Timer(_SECONDS, process.kill)
     clock.start()
+    try:
+        pixels = _exchange(process, message)
+    finally:
+        clock.cancel()
+    if not pixels:
+        process.kill()
+        process.communicate()
+        _worker = None
+    return pixels
+
+
+def _exchange(process: subprocess.Popen[bytes], message: bytes) -> bytes:
+    if process.stdin is None or process.stdout is None:
+        return b""
     try:
         process.stdin.write(message)
         process.stdin.flush()
@@ -73,8 +87,6 @@ def _ask(message: bytes) -> bytes:
         pixels = process.stdout.read(size)
     except (OSError, ValueError):
         return b""
-    finally:
-        clock.cancel()
     return pixels if len(pixels) == size else b""
 
 

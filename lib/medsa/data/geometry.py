@@ -78,7 +78,7 @@ def stack(
     ):
         worst = int(np.argmax(np.abs(gaps - np.median(gaps))))
         raise UnreadableImageError(
-            f"the slices are unevenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm; first odd gap after "
+            f"the slices are unevenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm, the oddest gap after "
             f"slice {worst + 1} of {len(along)}): slices are missing, or the series must be resampled first"
         )
     return [int(index) for index in order], step

@@ -77,7 +77,8 @@ def decoded(dataset: Dataset) -> Iterator[NDArray]:
     """
     grey = is_grey(dataset)
     try:
-        for frame in stored_frames(dataset):
+        for index in range(int(dataset.get("NumberOfFrames", 1) or 1)):
+            frame = stored_frame(dataset, index)
             yield _grey(frame, dataset) if grey else _rgb(frame, dataset)
     except DAMAGED as error:
         raise UnreadableImageError(
@@ -85,22 +86,30 @@ def decoded(dataset: Dataset) -> Iterator[NDArray]:
         ) from error
 
 
-def stored_frames(dataset: Dataset) -> Iterator[NDArray]:
-    """The frames of any object with pixels as they are stored, colour as RGB; raises one of `DAMAGED`."""
+def stored_frame(dataset: Dataset, index: int) -> NDArray:
+    """Frame `index` (from 0) of any object with pixels, as stored, colour as RGB; raises one of `DAMAGED`."""
     _complete_meta(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
-    count = int(dataset.get("NumberOfFrames", 1) or 1)
-    if dataset.get("BitsAllocated") == 1 and count > 1:
-        yield from pixel_array(dataset)  # pydicom cannot cut out a frame that starts within a byte
-    else:
-        for index in range(count):
-            yield pixel_array(
-                dataset,
-                index=index,
-                decoding_plugin=_DECODERS.get(syntax, ""),
-                view_only=not syntax.is_compressed,
-                correct_unused_bits=syntax.is_compressed,
-            )
+    if dataset.get("BitsAllocated") == 1 and not syntax.is_compressed:
+        return _unpacked(dataset, index)
+    return pixel_array(
+        dataset,
+        index=index,
+        decoding_plugin=_DECODERS.get(syntax, ""),
+        view_only=not syntax.is_compressed,
+        correct_unused_bits=syntax.is_compressed,
+    )
+
+
+def _unpacked(dataset: Dataset, index: int) -> NDArray[np.uint8]:
+    """A frame of single bits, which may start within a byte (pydicom cannot cut it out)."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    first, start = divmod(index * rows * columns, 8)
+    packed = np.frombuffer(dataset.PixelData, np.uint8)
+    if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+        packed = packed.view(np.uint16).byteswap().view(np.uint8)
+    bits = np.unpackbits(packed[first : first + (start + rows * columns + 7) // 8], bitorder="little")
+    return bits[start : start + rows * columns].reshape(rows, columns)
 
 
 def _complete_meta(dataset: Dataset) -> None:

@@ -28,6 +28,9 @@ NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd",)
 PICTURES = (".png", ".jpg", ".jpeg")
 DICOM = (".dcm", ".dicom", ".ima")
+_DEFERRED = 2**24
+"""Bytes from which a value of a DICOM file is only read when it is asked for: after its size was checked."""
+
 UNREADABLE = (ImageFileError, HeaderDataError, nrrd.NRRDError, UnidentifiedImageError, SyntaxError, *DAMAGED)
 """What the file libraries raise for damaged files."""
 
@@ -86,7 +89,7 @@ def _with_uid(volume: Volume, path: Path) -> Volume:
 def read_dataset(path: Path) -> Dataset | None:
     """The DICOM object in a file, None when it is something else; damage raises `UnreadableImageError`."""
     try:
-        return pydicom.dcmread(path)
+        return pydicom.dcmread(path, defer_size=_DEFERRED)
     except InvalidDicomError:
         pass
     except DAMAGED as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from highdicom.color import CIELabColor
@@ -16,14 +17,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DA, TM, validate_type_and_regex
+from pydicom.valuerep import DA, TM
 
 import medsa
-from medsa.data.dicom import Frame, frame_order, frames_of, functional_group, header_of, not_an_image
+from medsa.data.dicom import Frame, frame_order, frames_of, functional_group, is_film, not_an_image
 from medsa.data.geometry import plane_affine
 from medsa.data.labels import SIDES, Code, Label, LabelSet
-from medsa.data.limits import check_memory
-from medsa.data.pixels import DAMAGED, stored_frames
+from medsa.data.pixels import DAMAGED, stored_frame
+from medsa.data.seg_source import repeatable_headers
 from medsa.data.volume import Volume
 from medsa.errors import LabelMismatchError, UnreadableImageError
 
@@ -31,9 +32,6 @@ HUMAN = ("MANUAL", "SEMIAUTOMATIC")
 _ORIGINAL = "ORIGINAL"
 _OFF_GRID = 0.3
 """Voxels by which a corner of a frame may miss the grid: positions are written with few digits."""
-_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
-_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime")
-_CHECKED = {"PatientBirthDate": "DA", "StudyDate": "DA", "StudyTime": "TM", "PatientAge": "AS"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def write_seg(
     ]
     numbers = np.zeros(256, np.uint8)
     numbers[values] = np.arange(1, len(values) + 1)
-    sources = _sources(volume)
+    sources = repeatable_headers(volume)
     frames = np.ascontiguousarray(numbers[checked].T)
     if len(sources) == 1 and len(frames) > 1:
         frames = frames[np.argsort(frame_order(volume.headers[0]))]
@@ -90,7 +88,7 @@ def write_seg(
             manufacturer_model_name=algorithm.name if algorithm else "medsa",
             software_versions=medsa.__version__,
             device_serial_number="0",
-            content_label="".join(c if c.isalnum() else "_" for c in tag.upper())[:16] or "FINAL",
+            content_label=re.sub("[^A-Z0-9]", "_", tag.upper())[:16] or "FINAL",
             content_description=f"{len(chosen)} segment{'s' if len(chosen) > 1 else ''}",
             content_date=now.date(),
             content_time=now.time(),
@@ -102,9 +100,11 @@ def write_seg(
         )
     except DAMAGED as error:
         raise LabelMismatchError(
-            f"no segmentation object can be made for this series: its headers are not complete ({error})"
+            "no segmentation object can be made for this series: its headers are not complete or not valid "
+            f"({type(error).__name__})"
         ) from error
-    segmentation.PatientName, segmentation.ContentCreatorName = volume.headers[0].get("PatientName"), author
+    segmentation.PatientName = volume.headers[0].get("PatientName")
+    segmentation.ContentCreatorName = author.replace("\\", " ")[:64]
     if "PlaneOrientationSequence" not in segmentation.SharedFunctionalGroupsSequence[0]:
         segmentation.PatientOrientation = sources[0].get("PatientOrientation")
     return segmentation
@@ -164,59 +164,6 @@ def _series_number(source: Dataset) -> int:
         return 1000
 
 
-def _sources(volume: Volume) -> list[Dataset]:
-    """The headers as a SEG may repeat them: what the standard demands is there, what breaks it is empty."""
-    if not volume.headers:
-        raise LabelMismatchError("the image is no DICOM series, so no DICOM segmentation can refer to it")
-    sources = [header_of(header) for header in volume.headers]
-    if len({source.get("StudyInstanceUID") for source in sources}) > 1:
-        raise LabelMismatchError(
-            "the images of the series name different studies: no DICOM segmentation can refer to them"
-        )
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-        if not all(source.get(keyword) for source in sources):
-            raise LabelMismatchError(f"the series has no {keyword}, so no DICOM segmentation can refer to it")
-    placed = all(
-        "ImagePositionPatient" in source or "PerFrameFunctionalGroupsSequence" in source for source in sources
-    )
-    if not placed and volume.shape[2] > 1:
-        raise LabelMismatchError(
-            "the frames do not say where they lie (a film or a sequence of pictures): a DICOM segmentation "
-            "cannot refer to them; save the label as NIfTI or NRRD"
-        )
-    return [_repeatable(source, placed, float(volume.spacing[2])) for source in sources]
-
-
-def _repeatable(source: Dataset, placed: bool, thickness: float) -> Dataset:
-    changes: dict[str, Any] = {keyword: "" for keyword in (*_PATIENT, *_STUDY) if keyword not in source}
-    for keyword, kind in _CHECKED.items():
-        if not validate_type_and_regex(kind, str(source.get(keyword) or ""))[0]:
-            changes[keyword] = ""
-    if source.get("PatientSex") not in ("M", "F", "O"):
-        changes["PatientSex"] = ""
-    changes["PatientName"] = ""  # highdicom quotes names in warnings: it is set on the finished object
-    if placed and not source.get("FrameOfReferenceUID"):
-        changes["FrameOfReferenceUID"] = generate_uid(entropy_srcs=[source.SeriesInstanceUID])
-    if not source.get("SliceThickness"):
-        changes["SliceThickness"] = thickness
-    per_frame = source.get("PerFrameFunctionalGroupsSequence")
-    if per_frame:
-        changes["SharedFunctionalGroupsSequence"] = [_shared_groups(source, per_frame[0])]
-    for keyword, value in changes.items():
-        source.pop(keyword, None)  # the elements are those of the header: replaced, not changed
-        setattr(source, keyword, value)
-    return source
-
-
-def _shared_groups(source: Dataset, first: Dataset) -> Dataset:
-    """Some scanners repeat at every frame what all share; highdicom looks for it among the shared groups."""
-    shared = header_of((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
-    for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
-        if keyword not in shared and keyword in first:
-            setattr(shared, keyword, first[keyword].value)
-    return shared
-
-
 class SegSeries(NamedTuple):
     """What a SEG says about itself: the series it is of ("" if it does not say), who made it, and when."""
 
@@ -272,38 +219,47 @@ def _read(
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
     if dataset.get("Modality") != "SEG" or not dataset.get("SegmentSequence"):
         raise LabelMismatchError(f"this is {not_an_image(dataset) or 'an image'}, not a segmentation")
-    _check_belongs(dataset, volume)
-    values, names = _values(dataset.SegmentSequence, labels)
+    if not volume.headers:
+        raise LabelMismatchError("the image is no DICOM series, so no DICOM segmentation can belong to it")
     kind, slices = dataset.get("SegmentationType"), _slices(volume)
+    film = is_film(volume.headers[0])
     threshold = float(dataset.MaximumFractionalValue) / 2 if kind == "FRACTIONAL" else 1
+    values, names = _values(dataset.SegmentSequence, labels)
+    planes = [
+        (
+            _segment_of(dataset, frame.number),
+            frame,
+            {slices[source] for source in _references(dataset, frame.number) if source in slices},
+        )
+        for frame, _ in zip(frames_of(dataset), dataset.PerFrameFunctionalGroupsSequence, strict=False)
+    ]
+    _check_belongs(dataset, volume, any(sources for _, _, sources in planes))
+
     mask = np.zeros(volume.shape, np.uint8, order="F")
-    segments = [_segment_of(dataset, number) for number in range(_frame_count(dataset))]
-    frames = sorted(zip(segments, frames_of(dataset), strict=True), key=lambda pair: pair[0])
-    check_memory((len(frames), dataset.Rows, dataset.Columns), 1)
-    planes = list(stored_frames(dataset))
-    for segment, frame in frames:
-        pixels = planes[frame.number]
+    for segment, frame, sources in sorted(planes, key=lambda plane: plane[0]):
+        pixels = stored_frame(dataset, frame.number)
         rows, columns = np.nonzero(pixels >= threshold)
-        if rows.size:
-            place = _place(frame, pixels.shape, volume, _references(dataset, frame.number), slices)
-            voxels = place @ np.stack([columns, rows, np.ones_like(rows)])
-            if (voxels.min(axis=1) < 0).any() or (voxels.max(axis=1) >= volume.shape).any():
-                raise LabelMismatchError("the segmentation reaches beyond the image")
-            numbers = pixels[rows, columns] if kind == "LABELMAP" else segment
-            mask[tuple(voxels)] = values[numbers]
+        if not rows.size:
+            continue
+        if frame.position and frame.orientation and not film:
+            place = _place_by_geometry(frame, pixels.shape, volume)
+        else:
+            place = _place_by_source(sources, pixels.shape, volume)
+        voxels = place @ np.stack([columns, rows, np.ones_like(rows)])
+        if (voxels.min(axis=1) < 0).any() or (voxels.max(axis=1) >= volume.shape).any():
+            raise LabelMismatchError("the segmentation reaches beyond the image")
+        numbers = pixels[rows, columns] if kind == "LABELMAP" else segment
+        mask[tuple(voxels)] = values[numbers]
     if not mask.any():
         raise LabelMismatchError("the segmentation is empty: no voxel is marked")
     return mask, names
 
 
-def _check_belongs(dataset: Dataset, volume: Volume) -> None:
-    """A SEG of another series is only taken where both say that they share a frame of reference."""
-    if not volume.headers:
-        raise LabelMismatchError("the image is no DICOM series, so no DICOM segmentation can belong to it")
+def _check_belongs(dataset: Dataset, volume: Volume, refers: bool) -> None:
+    """A SEG that refers to none of the images is only taken when it says that it shares their space."""
     place = volume.headers[0].get("FrameOfReferenceUID")
-    if seg_series(dataset).series != volume.uid and not (
-        place and dataset.get("FrameOfReferenceUID") == place
-    ):
+    shares = bool(place) and dataset.get("FrameOfReferenceUID") == place
+    if not (refers or shares or (volume.uid and seg_series(dataset).series == volume.uid)):
         raise LabelMismatchError("the segmentation belongs to another series")
 
 
@@ -313,26 +269,34 @@ def _values(segments: Sequence[Dataset], labels: LabelSet | None) -> tuple[NDArr
     names: dict[int, str] = {}
     for segment in segments:
         number, name = int(segment.SegmentNumber), str(segment.get("SegmentLabel") or "")
-        known = _known(segment, name, labels) if labels else None
-        above = max(names, default=0) if labels is None else max(*names, *labels.names)
-        value = known.index if known else (above + 1 if labels else number)
+        known = _known(segment, name, labels, names) if labels else None
+        if known:
+            value, name = known.index, known.name
+        else:
+            value = max((*names, *labels.names)) + 1 if labels else number
         if not 0 < value < 256:
-            raise LabelMismatchError("the segmentation has more than 255 segments")
-        values[number], names[value] = value, known.name if known else name or f"segment {number}"
+            raise LabelMismatchError("the segmentation has more segments than a mask has values (255)")
+        values[number], names[value] = value, name or f"segment {number}"
     return values.astype(np.uint8), names
 
 
-def _known(segment: Dataset, name: str, labels: LabelSet) -> Label | None:
-    """The label that a segment names, or else the first one with its codes."""
+def _known(segment: Dataset, name: str, labels: LabelSet, taken: Mapping[int, str]) -> Label | None:
+    """The label that a segment names; or else the one with its codes, if they say more than the category."""
     found = labels.find(name)
     if found:
         return found
     concept = segment.SegmentedPropertyTypeCodeSequence[0]
-    modifiers = concept.get("SegmentedPropertyTypeModifierCodeSequence") or []
-    sides = [side for side, code in SIDES.items() if any(m.get("CodeValue") == code.value for m in modifiers)]
-    wanted = (concept.get("CodeValue"), concept.get("CodingSchemeDesignator"), sides[0] if sides else None)
-    coded = ((label.type.value, label.type.scheme, label.laterality) for label in labels.labels)
-    return next((label for label, code in zip(labels.labels, coded, strict=True) if code == wanted), None)
+    sides = concept.get("SegmentedPropertyTypeModifierCodeSequence") or []
+    for label in labels.labels:
+        side = SIDES[label.laterality].value if label.laterality else None
+        if (
+            concept.get("CodeValue") == label.type.value != label.category.value
+            and concept.get("CodingSchemeDesignator") == label.type.scheme
+            and (sides[0].get("CodeValue") if sides else None) == side
+            and label.index not in taken
+        ):
+            return label
+    return None
 
 
 def _segment_of(dataset: Dataset, number: int) -> int:
@@ -352,36 +316,26 @@ def _slices(volume: Volume) -> dict[tuple[str, int], int]:
 
 def _references(dataset: Dataset, number: int) -> Iterator[tuple[str, int]]:
     """The source images (SOPInstanceUID, frame from 1) that a frame names."""
-    for source in (
-        functional_group(dataset, number, "DerivationImageSequence").get("SourceImageSequence") or []
-    ):
+    derivation = functional_group(dataset, number, "DerivationImageSequence")
+    for source in derivation.get("SourceImageSequence") or []:
         frame = source.get("ReferencedFrameNumber") or 1
         yield str(source.get("ReferencedSOPInstanceUID")), int(np.atleast_1d(frame)[0])
 
 
-def _place(
-    frame: Frame,
-    size: tuple[int, ...],
-    volume: Volume,
-    references: Iterable[tuple[str, int]],
-    slices: Mapping[tuple[str, int], int],
-) -> NDArray[np.int64]:
-    """(3, 3) integers that take (column, row, 1) of a frame to the voxel (i, j, k)."""
-    if frame.position and frame.orientation:
-        affine = plane_affine(frame.position, frame.orientation, frame.spacing, np.zeros(3))
-        exact = (np.linalg.inv(volume.affine) @ affine)[:3, [0, 1, 3]]
-        whole = np.rint(exact).astype(np.int64)
-        corners = np.array([[0, size[1] - 1, 0, size[1] - 1], [0, 0, size[0] - 1, size[0] - 1], [1, 1, 1, 1]])
-        if np.abs((exact - whole) @ corners).max() > _OFF_GRID:
-            raise LabelMismatchError(
-                "the segmentation lies off the grid of the image; resample it to the image first"
-            )
-        return whole
-    found = {slices[reference] for reference in references if reference in slices}
-    if len(found) != 1 or size != volume.shape[1::-1]:
+def _place_by_geometry(frame: Frame, size: tuple[int, ...], volume: Volume) -> NDArray[np.int64]:
+    """(3, 3) integers that take (column, row, 1) of a frame to the voxel (i, j, k) that lies there."""
+    affine = plane_affine(frame.position or (), frame.orientation or (), frame.spacing, np.zeros(3))
+    exact = (np.linalg.inv(volume.affine) @ affine)[:3, [0, 1, 3]]
+    whole = np.rint(exact).astype(np.int64)
+    corners = np.array([[0, size[1] - 1, 0, size[1] - 1], [0, 0, size[0] - 1, size[0] - 1], [1, 1, 1, 1]])
+    steps = np.abs(whole[:, :2])
+    if np.abs((exact - whole) @ corners).max() > _OFF_GRID or (steps.sum(axis=0) != 1).any():
+        raise LabelMismatchError("the segmentation lies off the grid of the image: resample it to the image")
+    return whole
+
+
+def _place_by_source(sources: set[int], size: tuple[int, ...], volume: Volume) -> NDArray[np.int64]:
+    """The same for a frame that only names its source slice."""
+    if len(sources) != 1 or size != volume.shape[1::-1]:
         raise LabelMismatchError("the segmentation does not say on which slice of the image it lies")
-    return np.array([[1, 0, 0], [0, 1, 0], [0, 0, found.pop()]])
-
-
-def _frame_count(dataset: Dataset) -> int:
-    return int(dataset.get("NumberOfFrames") or 1)
+    return np.array([[1, 0, 0], [0, 1, 0], [0, 0, next(iter(sources))]])

@@ -29,7 +29,7 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
 
 WINDOW_NAMES = ("auto", *CT_WINDOWS, "mr", "dicom", "full", "rgb")
 
-_MEASURED = ("MR", "PT", "NM")
+_MEASURED = ("CT", "MR", "PT", "NM")
 """Modalities whose values have no common scale, even when they are stored in 8 bits."""
 
 _PERCENTILES = (0.5, 99.5)
@@ -64,7 +64,7 @@ def check_window(spec: str) -> None:
 def choose_window(volume: Volume, spec: str = "auto") -> Window:
     """The window `spec` means for `volume`.
 
-    `auto`: RGB as it is; CT (or values that look like Hounsfield units) soft tissue; 8-bit pictures full
+    `auto`: RGB as it is; CT (or values that look like Hounsfield units) soft tissue; pictures of 8 bits full
     range; else as `mr`: percentiles 0.5 to 99.5 of the values that are not zero, over the whole volume.
     `dicom`: the header's own WindowCenter and WindowWidth. `full`: lowest to highest value. `LOW,HIGH`: these
     values. A CT window's name: that window. The same volume and spec give the same window, and RGB images
@@ -73,14 +73,14 @@ def choose_window(volume: Volume, spec: str = "auto") -> Window:
     if volume.is_rgb:
         check_window(spec)
         return Window(0.0, 255.0, "rgb")
+    if spec == "auto" and _is_picture(volume):
+        return Window(0.0, 255.0, "full")
     if spec == "auto":
-        spec = _automatic(volume)
+        spec = "soft-tissue" if _is_ct(volume) else "mr"
     if spec in CT_WINDOWS:
         return Window(*CT_WINDOWS[spec], spec)
     if spec == "rgb":
         raise BadInputError("the window 'rgb' is for colour images; this one is grey")
-    if spec == "picture":
-        return Window(0.0, 255.0, "full")
     if spec == "full":
         return _spanning(float(volume.voxels.min()), float(volume.voxels.max()), "full")
     if spec == "mr":
@@ -112,16 +112,18 @@ def _parsed(spec: str) -> Window:
     return Window(low, high)
 
 
-def _automatic(volume: Volume) -> str:
-    if volume.modality == "CT" or (not volume.modality and _like_hounsfield(volume)):
-        return "soft-tissue"
-    return "picture" if volume.voxels.dtype == np.uint8 and volume.modality not in _MEASURED else "mr"
+def _is_picture(volume: Volume) -> bool:
+    """8 bits of what a screen shows; a file that does not say its modality is a picture if one slice."""
+    shown = volume.modality not in _MEASURED if volume.modality else volume.shape[2] == 1
+    return shown and volume.voxels.dtype == np.uint8
 
 
-def _like_hounsfield(volume: Volume) -> bool:
-    """Files without a modality: values of air (below -700) and of dense tissue, none far beyond both."""
+def _is_ct(volume: Volume) -> bool:
+    """By modality; files without one by their values: air (below -700) and tissue, none far beyond both."""
+    if volume.modality:
+        return volume.modality == "CT"
     low, high = np.percentile(_sample(volume), (1, 99))
-    return -3100 <= low <= -700 and 0 <= high <= 5000
+    return bool(-3100 <= low <= -700 and 0 <= high <= 5000)
 
 
 def _sample(volume: Volume) -> NDArray:

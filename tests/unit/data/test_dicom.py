@@ -227,6 +227,7 @@ REFUSED = {
     "zero slope": (lambda s: _move(s, 1, RescaleSlope=0), "RescaleSlope is 0"),
     "cut off pixels": (lambda s: _move(s, 1, PixelData=s[1].PixelData[:6]), "cut off"),
     "no pixels": (lambda s: s[1].__delattr__("PixelData"), "no pixel data"),
+    "more frames than pixels": (lambda s: _move(s, 0, NumberOfFrames=10**7), "several frames"),
     "no rows": (lambda s: [_move(s, k, Rows=0) for k in range(5)], "no rows"),
     "a report": (lambda s: s[1].__delattr__("Rows"), "not an image"),
     "a segmentation": (lambda s: _move(s, 1, SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4"), "SEG"),
@@ -263,6 +264,19 @@ def test_a_header_that_breaks_the_standard_is_refused_without_quoting_it(draw_se
     with pytest.raises(UnreadableImageError, match="breaks the standard") as error:
         volume_from_datasets(slices)
     assert "Doe" not in str(error.value)
+
+
+@pytest.mark.parametrize("frames", [3, 10**6, 2**31 - 1])
+def test_a_header_that_announces_frames_that_are_not_there_is_refused_at_once(draw_image, noise, frames):
+    with pytest.raises((UnreadableImageError, TooLargeError)):
+        volume_from_datasets([draw_image(noise(1, 4, 4), NumberOfFrames=frames)])
+
+
+def test_frames_of_single_bits_are_cut_out_wherever_they_start(draw_image):
+    planes = np.random.default_rng(0).integers(0, 2, (5, 3, 7), np.uint8)
+    ds = draw_image(planes, BitsAllocated=1, BitsStored=1, HighBit=0)
+    ds.PixelData = np.packbits(planes.ravel(), bitorder="little").tobytes() + b"\0"
+    assert np.array_equal(volume_from_datasets([ds]).voxels, planes.T)
 
 
 def test_too_large_is_said_before_anything_is_allocated(draw_series, noise, monkeypatch):

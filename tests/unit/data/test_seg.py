@@ -172,6 +172,14 @@ def test_unknown_segments_get_values_above_the_label_set(volume, mask):
     assert np.array_equal(back == 20, mask == 8)
 
 
+def test_segments_of_one_generic_code_stay_apart(volume, mask):
+    seg = stored(write_seg(mask, volume, LABELS, names={5: "object", 8: "object"}))
+    for number, segment in enumerate(seg.SegmentSequence, start=1):
+        segment.SegmentLabel = f"Segment {number}"
+    assert read_seg(seg, volume, LABELS)[1] == {20: "Segment 1", 21: "Segment 2"}
+    assert read_seg(seg, volume, load_labels("lesion"))[1] == {2: "Segment 1", 3: "Segment 2"}
+
+
 def test_seg_series_tells_whose_it_is_who_made_it_and_when(volume, mask):
     before = datetime.now() - timedelta(seconds=1)
     human = seg_series(stored(write_seg(mask, volume, LABELS, algorithm=MODEL)))
@@ -204,9 +212,12 @@ def test_a_series_that_cannot_be_referred_to_is_refused(draw_series, noise, spoi
         write_seg(np.ones(volume.shape, np.uint8), volume, LABELS)
 
 
-def test_a_film_is_refused(draw_image, noise):
-    volume = volume_from_datasets([draw_image(noise(3, 4, 4))])
-    with pytest.raises(LabelMismatchError, match="do not say where they lie"):
+@pytest.mark.parametrize("places", [None, [(1, 2, 3)] * 3])
+def test_a_film_is_refused(draw_image, draw_enhanced, noise, places):
+    film = draw_enhanced(noise(3, 4, 4), places) if places else draw_image(noise(3, 4, 4))
+    volume = volume_from_datasets([film])
+    assert volume.shape == (4, 4, 3)
+    with pytest.raises(LabelMismatchError, match="do not say where"):
         write_seg(np.ones(volume.shape, np.uint8), volume, LABELS)
 
 
@@ -241,6 +252,9 @@ def test_segs_that_do_not_fit_are_refused(volume, mask, draw_series, noise):
     shifted = volume_from_datasets(draw_series(noise(6, 5, 7), origin=(10.35, 20, 30)))
     with pytest.raises(LabelMismatchError, match="off the grid"):
         read_seg(seg, shifted)
+    coarser = volume_from_datasets(draw_series(noise(6, 5, 7), spacing=(2, 0.25, 0.35)))
+    with pytest.raises(LabelMismatchError, match="off the grid"):
+        read_seg(seg, coarser)
     shorter = volume_from_datasets(draw_series(noise(6, 5, 7))[:3])
     with pytest.raises(LabelMismatchError, match="beyond the image"):
         read_seg(seg, shorter)

@@ -41,10 +41,13 @@ def test_a_file_that_looks_like_hounsfield_units_gets_soft_tissue():
     assert choose_window(volume(voxels)).name == "soft-tissue"
 
 
-def test_8_bit_pictures_keep_their_range_but_8_bit_mr_does_not():
+def test_8_bit_pictures_keep_their_range_but_measured_volumes_of_8_bits_do_not():
     pixels = np.arange(100, 200, dtype=np.uint8).reshape(10, 10, 1)
-    assert choose_window(volume(pixels, "US")) == Window(0, 255, "full")
-    assert choose_window(volume(pixels, "MR")).name == "mr"
+    film = np.repeat(pixels, 3, axis=2)
+    for picture in (volume(pixels), volume(pixels, "US"), volume(film, "US")):
+        assert choose_window(picture) == Window(0, 255, "full")
+    for measured in (volume(pixels, "MR"), volume(film)):
+        assert choose_window(measured).name == "mr"
 
 
 @pytest.mark.parametrize("spec", WINDOW_NAMES)
