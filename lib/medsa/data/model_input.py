@@ -1,8 +1,8 @@
 """The one place where a slice and its prompts become what a Segment Anything Model eats, and masks come back.
 
 A slice of `(I, J)` voxels is laid out as an image of J rows and I columns, its longest side resized to the
-model's `size` and the rest padded at the right and at the bottom (or both sides resized: `stretch`). Model pixels are `(x, y)` with the centre of a
-pixel = integer, as segment-anything's prompt encoder expects them.
+model's `size` and the rest padded at the right and at the bottom (or both sides resized: `stretch`). Model
+pixels are `(x, y)` with the centre of a pixel = integer, as segment-anything's prompt encoder expects them.
 """
 
 from __future__ import annotations

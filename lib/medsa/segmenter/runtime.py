@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -12,7 +11,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medsa.data.model_input import Frame, slice_input
 from medsa.data.volume import Volume
@@ -21,18 +19,20 @@ from medsa.errors import BadInputError
 from medsa.prompts.prompt import Prompt
 from medsa.sam import Sam
 from medsa.segmenter.cache import ContentCache
-from medsa.segmenter.session import Session, SlicePrompt
-from medsa.segmenter.slices import Slice, decode
+from medsa.segmenter.propagate import follow_through
+from medsa.segmenter.session import Point, Session, SlicePrompt, State
+from medsa.segmenter.slices import Slice, decode, follow, goes_on
+from medsa.segmenter.turns import Turns
 
 
 @dataclass(frozen=True)
 class Result:
     """A mask and how it came about.
 
-    `mask` (I, J, K) uint8 0/1 on the volume's grid, Fortran order; `slices` the k that were computed;
-    `score` predicted IoU, `scores` the same for each slice of a volume; `timings` milliseconds of encode,
-    decode and total; `options` what was used (window, backbone); `cached` True when nothing had to be encoded;
-    `warnings` sentences for the user.
+    `mask` (I, J, K) uint8 0/1 on the volume's grid, Fortran order; `slices` the k that hold or were asked for
+    the object; `score` predicted IoU, the mean of `scores` over the slices; `timings` milliseconds of encode,
+    decode and total; `options` what was used (window, backbone); `cached` True when nothing had to be
+    encoded; `warnings` sentences for the user.
     """
 
     mask: NDArray[np.uint8]
@@ -45,32 +45,11 @@ class Result:
     warnings: tuple[str, ...] = ()
 
 
-class Turns:
-    """A lock that serves its waiters in the order they came, so that a long job lets clicks in between."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._next = self._served = 0
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for one's turn, hold it, hand it on."""
-        with self._condition:
-            mine = self._next
-            self._next += 1
-            self._condition.wait_for(lambda: self._served == mine)
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._served += 1
-                self._condition.notify_all()
-
-
 class Segmenter:
-    """One backbone for all users: it holds embeddings and nothing of any request. Safe to share between threads.
+    """One backbone for all users: it holds embeddings and nothing of any request; threads may share it.
 
-    Encoder and decoder have a lock each: a click on an encoded slice does not wait for another slice's encoder.
+    Encoder and decoder have a lock each: a click on an encoded slice does not wait while another slice is
+    being encoded, and a volume lets others in after each of its slices.
     """
 
     def __init__(self, sam: Sam, cache_mb: int = 512, adapter_digest: str = "") -> None:
@@ -81,49 +60,59 @@ class Segmenter:
         self._windows: WeakKeyDictionary[Volume, dict[str, Window]] = WeakKeyDictionary()
 
     def segment_slice(
-        self, volume: Volume, prompt: Prompt, k: int, *, window: str = "auto", session: Session | None = None
+        self,
+        volume: Volume,
+        prompt: Prompt,
+        k: int,
+        *,
+        window: str = "auto",
+        session: Session | None = None,
     ) -> Result:
         """The object that the prompts on slice k mean; those on other slices are left out.
 
-        With a `session`, further clicks refine the mask of the clicks before them. Raises `BadInputError` when
-        slice k or a prompt lies outside, or when no prompt on slice k says where the object is.
+        With a `session`, further clicks refine the mask of the clicks before them. Raises `BadInputError`
+        when slice k or a prompt lies outside, or when no prompt on slice k says where the object is.
         """
-        started = time.perf_counter()
-        prompt.check_inside(volume.shape)
+        request = _Request(self, volume, prompt, window, session)
         if not 0 <= k < volume.shape[2]:
-            raise BadInputError(f"slice {k} lies outside the image: it has slices 0 to {volume.shape[2] - 1}")
-        frame = Frame.of(volume, self.sam.config, self.sam.image_size)
-        slice_prompt = prompt_on_slice(prompt, k, frame)
-        if not slice_prompt.foreground and slice_prompt.box is None:
+            raise BadInputError(
+                f"slice {k} lies outside the image: its slices are 0 to {volume.shape[2] - 1}"
+            )
+        if not request.locates(k):
             raise BadInputError(
                 f"nothing says where the object is on slice {k}: click on it or draw a box around it"
             )
-        chosen = self.window(volume, window)
-        timings = {"encode": 0.0, "decode": 0.0}
+        return request.result({k: request.answer(k)})
 
-        key, where, cached = self._encoded(volume, k, chosen, frame, timings)
-        known = session.recall(key, slice_prompt) if session is not None else None
-        if known is not None and known[0] == slice_prompt:
-            state = known[1]
-        else:
-            with self._decoder.turn(), torch.inference_mode(), stopwatch(timings, "decode"):
-                state = decode(self.sam, where, slice_prompt, known[1] if known else None)
-            if session is not None:
-                session.remember(key, slice_prompt, state)
+    def segment_volume(
+        self,
+        volume: Volume,
+        prompt: Prompt,
+        *,
+        window: str = "auto",
+        session: Session | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Result:
+        """The object through the volume: from every prompted slice outwards, each slice led by its neighbour.
 
-        mask = np.zeros(volume.shape, np.uint8, order="F")
-        mask[:, :, k] = slice_mask(state.logits.float(), slice_prompt, frame)
-        timings["total"] = 1e3 * (time.perf_counter() - started)
-        return Result(
-            mask,
-            (k,),
-            state.score,
-            {k: state.score},
-            timings,
-            {"window": str(chosen), "backbone": self.sam.config.name},
-            cached,
-            () if mask[:, :, k].any() else ("the model found no object here: click elsewhere or draw a box",),
+        A box that spans slices bounds the object and starts in its middle, unless clicks inside say where
+        else. `progress(done, most)` counts slices. Raises `BadInputError` like `segment_slice`, and
+        `CancelledError` soon after `cancelled()` turns true.
+        """
+        request = _Request(self, volume, prompt, window, session)
+        starts = request.starts()
+        if not starts:
+            raise BadInputError("nothing says where the object is: click on it or draw a box around it")
+        anchors: dict[int, State] = {}
+        for k in starts:
+            if cancelled is not None and cancelled():
+                break
+            anchors[k] = request.answer(k)
+        found = follow_through(
+            anchors, request.bounds(), request.follow, progress=progress, cancelled=cancelled
         )
+        return request.result(found)
 
     def window(self, volume: Volume, spec: str) -> Window:
         """The window `spec` means for `volume`, looked up once."""
@@ -132,57 +121,124 @@ class Segmenter:
             windows[spec] = choose_window(volume, spec)
         return windows[spec]
 
-    def _encoded(
-        self, volume: Volume, k: int, window: Window, frame: Frame, timings: dict[str, float]
-    ) -> tuple[tuple, Slice, bool]:
-        slab = (k, 1)
+
+class _Request:
+    """One request on its way: its volume, prompts and clock; gone when it is answered."""
+
+    def __init__(
+        self, segmenter: Segmenter, volume: Volume, prompt: Prompt, window: str, session: Session | None
+    ) -> None:
+        self.started = time.perf_counter()
+        prompt.check_inside(volume.shape)
+        self.segmenter, self.volume, self.prompt, self.session = segmenter, volume, prompt, session
+        self.window = segmenter.window(volume, window)
+        self.frame = Frame.of(volume, segmenter.sam.config, segmenter.sam.image_size)
+        self.timings = {"encode": 0.0, "decode": 0.0}
+
+    def on_slice(self, k: int) -> SlicePrompt:
+        """The prompts of slice k in model pixels, in their order."""
+
+        def points(values: NDArray[np.float64]) -> tuple[Point, ...]:
+            here = self.frame.points_to_model(values[np.rint(values[:, 2]) == k, :2])
+            return tuple((float(x), float(y)) for x, y in here)
+
+        box = None
+        if self.prompt.box is not None and self.prompt.box[0, 2] <= k <= self.prompt.box[1, 2]:
+            x0, y0, x1, y1 = map(float, self.frame.boxes_to_model(self.prompt.box[:, :2].reshape(4)))
+            box = (x0, y0, x1, y1)
+        return SlicePrompt(points(self.prompt.foreground), points(self.prompt.background), box)
+
+    def locates(self, k: int) -> bool:
+        """True when a prompt of slice k says where the object is."""
+        prompt = self.on_slice(k)
+        return bool(prompt.foreground) or prompt.box is not None
+
+    def bounds(self) -> tuple[int, int]:
+        """First and last slice that the object may reach: those of a box that spans several, else all."""
+        last = self.volume.shape[2] - 1
+        box = self.prompt.box
+        if box is None or box[0, 2] == box[1, 2]:
+            return 0, last
+        low, high = np.rint(box[:, 2]).clip(0, last).astype(int)
+        clicked = np.rint(self.prompt.foreground[:, 2]).astype(int)
+        return int(min([low, *clicked])), int(max([high, *clicked]))
+
+    def starts(self) -> list[int]:
+        """The slices to start from: those with a click, that of a flat box, or the middle of a box."""
+        starts = {int(k) for k in np.rint(self.prompt.foreground[:, 2])}
+        box = self.prompt.box
+        if box is not None and (not starts or box[0, 2] == box[1, 2]):
+            starts.add(int(np.rint(box[:, 2].clip(0, self.volume.shape[2] - 1).mean())))
+        return sorted(starts)
+
+    def answer(self, k: int) -> State:
+        """The mask of a slice's own prompts; from the session when it knows it."""
+        key, where = self._encoded(k)
+        prompt = self.on_slice(k)
+        known = self.session.recall(key, prompt) if self.session is not None else None
+        if known is not None and known[0] == prompt:
+            return known[1]
+        with self._decoding():
+            state = decode(self.segmenter.sam, where, prompt, known[1] if known else None)
+        if self.session is not None:
+            self.session.remember(key, prompt, state)
+        return state
+
+    def follow(self, k: int, neighbour: State) -> State | None:
+        """The mask of slice k, led by that of the slice beside it; None where the object has ended."""
+        if not neighbour.mask.any():
+            return None
+        _, where = self._encoded(k)
+        with self._decoding():
+            state = follow(self.segmenter.sam, where, neighbour)
+        return state if goes_on(state, neighbour) else None
+
+    def result(self, states: Mapping[int, State]) -> Result:
+        """The answer to the user: the slices' masks on the volume's grid."""
+        mask = np.zeros(self.volume.shape, np.uint8, order="F")
+        for k, state in states.items():
+            mask[:, :, k] = self.frame.logits_to_voxel(state.logits.float()[None])[0].numpy().T > 0
+        scores = {k: state.score for k, state in states.items()}
+        encoded = self.timings["encode"] > 0
+        self.timings["total"] = 1e3 * (time.perf_counter() - self.started)
+        return Result(
+            mask,
+            tuple(states),
+            float(np.mean(list(scores.values()))),
+            scores,
+            self.timings,
+            {"window": str(self.window), "backbone": self.segmenter.sam.config.name},
+            not encoded,
+            () if mask.any() else ("the model found no object here: click elsewhere or draw a box",),
+        )
+
+    def _encoded(self, k: int) -> tuple[Hashable, Slice]:
+        segmenter, sam = self.segmenter, self.segmenter.sam
 
         def encode() -> torch.Tensor:
-            with self._encoder.turn(), torch.inference_mode(), stopwatch(timings, "encode"):
-                return self.sam.encode(slice_input(volume, k, window, self.sam.config, frame))
+            image = slice_input(self.volume, k, self.window, sam.config, self.frame)
+            with segmenter._encoder.turn(), torch.inference_mode(), self._stopwatch("encode"):
+                return sam.encode(image)
 
+        depth = 1
         key = (
-            volume.slice_digest(k),
-            (window.low, window.high),
-            slab[1],
-            self.sam.digest,
-            self.adapter_digest,
-            self.sam.image_size,
+            self.volume.slice_digest(k),
+            depth,
+            (self.window.low, self.window.high),
+            (sam.digest, sam.image_size, segmenter.adapter_digest),
         )
-        embedding, cached = self.cache.get(key, encode)
-        return key, Slice(embedding, frame), cached
+        embedding, _ = segmenter.cache.get(key, encode)
+        return key, Slice(embedding, self.frame)
 
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        with self.segmenter._decoder.turn(), torch.inference_mode(), self._stopwatch("decode"):
+            yield
 
-@contextmanager
-def stopwatch(timings: dict[str, float], name: str) -> Iterator[None]:
-    """Add the milliseconds spent inside to `timings[name]`."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[name] = timings.get(name, 0.0) + 1e3 * (time.perf_counter() - started)
-
-
-def prompt_on_slice(prompt: Prompt, k: int, frame: Frame) -> SlicePrompt:
-    """The prompts of slice k in model pixels, in their order."""
-
-    def points(values: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
-        here = values[np.rint(values[:, 2]) == k, :2]
-        return tuple((float(x), float(y)) for x, y in frame.points_to_model(here))
-
-    box = None
-    if prompt.box is not None and prompt.box[0, 2] <= k <= prompt.box[1, 2]:
-        x0, y0, x1, y1 = frame.boxes_to_model(prompt.box[:, :2].reshape(4))
-        box = (float(x0), float(y0), float(x1), float(y1))
-    return SlicePrompt(points(prompt.foreground), points(prompt.background), box)
-
-
-def slice_mask(logits: torch.Tensor, prompt: SlicePrompt, frame: Frame) -> NDArray[np.bool_]:
-    """(h, w) logits -> (I, J) mask; without a box only the parts that hold a foreground click are kept."""
-    mask = (frame.logits_to_voxel(logits[None])[0] > 0).numpy().T
-    if prompt.box is not None or not prompt.foreground:
-        return mask
-    parts, count = ndimage.label(mask)
-    i, j = np.rint(frame.points_to_voxel(np.array(prompt.foreground))).astype(int).T
-    clicked = set(parts[i.clip(0, frame.width - 1), j.clip(0, frame.height - 1)]) - {0}
-    return mask if count <= 1 or not clicked else np.isin(parts, sorted(clicked))
+    @contextmanager
+    def _stopwatch(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] += 1e3 * (time.perf_counter() - started)

@@ -1,7 +1,7 @@
 """What is remembered between the clicks of one user on one label of one image; nobody else's clicks matter.
 
-A remembered state is the answer to the ordered prompts of one slice. A request that repeats them gets the same
-answer; one that adds prompts starts from it; one that holds fewer (a client's undo) finds the earlier one.
+A remembered state is the answer to the ordered prompts of one slice. A request that repeats them gets the
+same answer; one that adds prompts starts from it; one that holds fewer (a client's undo) finds the earlier.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 Point = tuple[float, float]
@@ -40,10 +42,15 @@ class SlicePrompt:
 
 @dataclass(frozen=True)
 class State:
-    """The answer to a slice's prompts: `logits` (h, w) float16 of the model's square, `score` predicted IoU."""
+    """The answer to a slice's prompts: `logits` (h, w) float16 of the whole square, `score` predicted IoU."""
 
     logits: Tensor
     score: float
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(h, w), where the object is more likely than not."""
+        return (self.logits > 0).numpy()
 
 
 class Session:
@@ -69,7 +76,7 @@ class Session:
                 self._states.popitem(last=False)
 
     def recall(self, slice_key: Hashable, prompt: SlicePrompt) -> tuple[SlicePrompt, State] | None:
-        """The remembered prompts that `prompt` extends furthest (perhaps itself) with their answer, or None."""
+        """The remembered prompts that `prompt` extends furthest (perhaps itself) and their answer, or None."""
         with self._lock:
             known = [p for key, p in self._states if key == slice_key and prompt.extends(p)]
             if not known:
