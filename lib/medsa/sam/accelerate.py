@@ -22,11 +22,8 @@ from medsa.config import cache_dir
 
 log = logging.getLogger(__name__)
 
-KEEP = 16
-
-# OpenVINO reads TorchScript, which torch will give up one day; what a trace takes as constant, is.
-warnings.filterwarnings("ignore", message=r"`torch\.jit\.trace", category=FutureWarning)
-warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=r"segment_anything\.")
+KEEP = 16  # compiled models in the cache folder
+LARGEST = 1 << 30  # bytes of weights: compiling more than that needs several times as much memory
 
 
 class Compiled:
@@ -67,6 +64,9 @@ def compile_module(
     still fits (default: `module`). What was compiled before from the same weights, code and versions for this
     kind of CPU comes from the cache folder.
     """
+    if sum(value.nbytes for value in module.parameters()) > LARGEST:
+        log.info("%s is too large to be compiled: computing with torch alone", type(module).__name__)
+        return None
     try:
         core = _core()
     except ImportError:
@@ -77,22 +77,21 @@ def compile_module(
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    path = _folder() / f"{_key(module, shapes)}.blob"
-    compiled = None
-    if (blob := _read(path)) is not None:
+    key, compiled = _key(module, shapes), None
+    if key and (blob := _read(key)) is not None:
         try:
             compiled = core.import_model(blob, "CPU", config)
         except RuntimeError:
-            log.warning("the compiled model %s cannot be used; it is made again", path.name)
+            log.warning("the compiled model %s cannot be used; it is made again", key)
     if compiled is None:
         log.info("preparing %s for this CPU (once)", type(module).__name__)
         try:
             compiled = core.compile_model(_convert(module, example, shapes), "CPU", config)
-            _write(path, compiled.export_model().getvalue())
-        except (RuntimeError, OSError) as error:
+        except RuntimeError as error:
             log.warning("%s runs without acceleration: %s", type(module).__name__, str(error).splitlines()[0])
-            if compiled is None:
-                return None
+            return None
+        if key:
+            _write(key, compiled.export_model().getvalue())
     request = compiled.create_infer_request()
     return Compiled(watched or module, lambda inputs: request.infer(inputs, share_inputs=True).values())
 
@@ -102,7 +101,10 @@ def _convert(module: nn.Module, example: Sequence[Tensor], shapes: Sequence[Sequ
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # OpenVINO reads TorchScript, which torch will give up one day; what a trace takes as constant, is.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         traced = torch.jit.trace(module, tuple(example), check_trace=False)
     frontend = FrontEndManager().load_by_framework("pytorch")
     decoder = TorchScriptPythonDecoder(traced, example_input=tuple(example))
@@ -122,14 +124,20 @@ def _state(module: nn.Module) -> list[tuple[object, tuple[int, int]]]:
     return parts
 
 
-def _key(module: nn.Module, shapes: Sequence[Sequence[int]]) -> str:
-    """Hash of all that decides what is compiled: weights, code, settings, shapes, versions and the CPU."""
+def _key(module: nn.Module, shapes: Sequence[Sequence[int]]) -> str | None:
+    """Hash of all that decides what is compiled: weights, code, settings, shapes, versions and the CPU.
+
+    None when there is code that cannot be hashed: hooks, classes without a file.
+    """
+    parts = list(module.modules())
+    sources = {inspect.getsourcefile(type(part)) for part in parts}
+    if None in sources or any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+        return None
     digest = hashlib.sha256()
     core = _core()
     cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     versions = [torch.__version__, core.get_versions("CPU")["CPU"].build_number]
     digest.update(repr([versions, cpu, [list(shape) for shape in shapes], str(module)]).encode())
-    parts = list(module.modules())
     for part in parts:
         settings = {k: v for k, v in vars(part).items() if isinstance(v, (bool, int, float, str, tuple))}
         digest.update(repr(settings).encode())
@@ -151,14 +159,15 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _folder() -> Path:
+def _path(key: str) -> Path:
     folder = cache_dir() / "compiled"
     folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    return folder / f"{key}.blob"
 
 
-def _read(path: Path) -> bytes | None:
-    """The compiled model kept at `path`, None when it is not there or damaged."""
+def _read(key: str) -> bytes | None:
+    """The compiled model of this key, None when it is not there or damaged."""
+    path = _path(key)
     try:
         content = path.read_bytes()
         path.touch()
@@ -168,15 +177,20 @@ def _read(path: Path) -> bytes | None:
     return blob if hashlib.sha256(blob).digest() == digest else None
 
 
-def _write(path: Path, blob: bytes) -> None:
+def _write(key: str, blob: bytes) -> None:
     """Keep a compiled model atomically, and only the `KEEP` most recently used ones."""
+    path = _path(key)
     fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(hashlib.sha256(blob).digest())
-        file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(hashlib.sha256(blob).digest())
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        log.warning("the compiled model cannot be kept: %s", error)
+        fresh.unlink(missing_ok=True)
     kept = sorted(path.parent.glob("*.blob"), key=lambda blob: blob.stat().st_mtime, reverse=True)
     for old in kept[KEEP:]:
         old.unlink(missing_ok=True)

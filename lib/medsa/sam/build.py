@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from medsa.sam.accelerate import Compiled, compile_module
 from medsa.sam.backbone import Backbone, TinyViTArchitecture, read_backbone
 from medsa.sam.folded_decoder import FoldedDecoder
 from medsa.sam.tiny_vit import TinyViT
-from medsa.sam.weights import check_tensors, read_weights
+from medsa.sam.weights import read_weights
 
 BATCH = 8  # prompts decoded at a time: bounds memory to about 25 MiB each
 
@@ -99,21 +100,13 @@ class Sam(nn.Module):
         """
         image = torch.zeros(1, 3, self.image_size, self.image_size)
         width, side = self.config.decoder.width, self.embedding_size
-        embedding, dense, sparse = (
-            torch.zeros(1, width, side, side),
-            torch.zeros(1, width, 1, 1),
-            torch.zeros(2, 2, width),
-        )
+        prompts = [torch.zeros(1, width, side, side), torch.zeros(1, width, 1, 1), torch.zeros(2, 2, width)]
         shapes = [[1, width, side, side], [-1, width, -1, -1], [-1, -1, width]]
         found = {"encoder": compile_module(self.image_encoder, [image], [image.shape])}
         for name, multimask in (("mask", False), ("masks", True)):
-            try:
+            with suppress(TypeError):
                 decoder = FoldedDecoder(self.mask_decoder, self.dense_pe, multimask)
-            except TypeError:
-                continue
-            found[name] = compile_module(
-                decoder, [embedding, dense, sparse], shapes, watched=self.mask_decoder
-            )
+                found[name] = compile_module(decoder, prompts, shapes, watched=self.mask_decoder)
         self._compiled = {name: compiled for name, compiled in found.items() if compiled is not None}
 
     def _fitting(self, name: str, module: nn.Module, value: Tensor) -> Compiled | None:
@@ -181,8 +174,7 @@ def load_sam(
     with torch.device("meta"):
         sam = Sam(config, image_size)
         expected = sam if sam.image_size == config.image_size else Sam(config)
-    tensors, digest = read_weights(config, weights)
-    tensors = check_tensors(tensors, expected.state_dict(), config.weights.ignored)
+    tensors, digest = read_weights(config, expected.state_dict(), weights)
     if expected is not sam:
         tensors = {name: _resample(value, sam.state_dict()[name].shape) for name, value in tensors.items()}
     sam.load_state_dict(tensors, assign=True)

@@ -26,7 +26,6 @@ from medsa.sam.backbone import Backbone, read_backbone, read_backbones
 log = logging.getLogger(__name__)
 
 TIMEOUT = httpx.Timeout(30.0)
-_CHUNK = 1 << 20
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError)
 
 
@@ -74,48 +73,50 @@ def backbone_table() -> list[dict[str, str]]:
     return rows
 
 
-def read_weights(backbone: Backbone, path: Path | None = None) -> tuple[dict[str, Tensor], str]:
+def read_weights(
+    backbone: Backbone, expected: Mapping[str, Tensor], path: Path | None = None
+) -> tuple[dict[str, Tensor], str]:
     """The backbone's tensors by name, on the CPU, and the sha256 of the file they were published in.
 
-    `path` is a checkpoint the user chose (.pth, .pt or .safetensors): any hash is accepted. Without it the
-    weights are found (`locate`) or downloaded, and must have the pinned hash. Raises `WeightsError`.
+    `expected` are tensors of the right names and shapes. `path` is a checkpoint the user chose (.pth, .pt or
+    .safetensors): any hash is accepted. Without it the weights are found (`locate`) or downloaded, and must
+    have the pinned hash. Raises `WeightsError`.
     """
+    chosen, downloaded = path is not None, False
     if path is None:
         kept = _kept(backbone, _wanted(backbone))
         if kept is not None:
             try:
-                return _read_kept(kept)
+                return _read_kept(backbone, kept, expected)
             except WeightsError as error:
                 log.warning("%s; it is made again", error)
                 kept.unlink(missing_ok=True)
-        path, chosen = locate(backbone) or download(backbone), False
-    else:
-        chosen = True
+        path = locate(backbone)
+        if path is None:
+            path, downloaded = download(backbone), True
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
     digest = _sha256(path)
     pinned = backbone.weights.sha256
-    if pinned and digest != pinned:
-        if not chosen:
-            raise WeightsError(
-                f"{path} is damaged or not the published file of {backbone.name}: its sha256 is {digest}, "
-                f"expected {pinned}. Delete it and try again."
-            )
-        log.info("%s: %s is not the published file (sha256 %s)", backbone.name, path.name, digest)
-        return _read(path), digest
-    tensors = _read(path)
-    _keep(backbone, tensors, digest)
-    if path == weights_folder() / backbone.weights.file:
+    if pinned and digest != pinned and not chosen:
+        raise WeightsError(
+            f"{path} is damaged or not the published file of {backbone.name}: its sha256 is {digest}, "
+            f"expected {pinned}. Replace it, or give the path of another file."
+        )
+    tensors = check_tensors(_read(path), expected, backbone.weights.ignored, path.name)
+    if pinned in (None, digest):
+        _keep(backbone, tensors, digest)
+    if downloaded:
         path.unlink()
     return tensors, digest
 
 
 def check_tensors(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], ignored: tuple[str, ...]
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], ignored: tuple[str, ...], source: str
 ) -> dict[str, Tensor]:
-    """The tensors of `expected`, without those whose name starts with one of `ignored`.
+    """The tensors of `expected`, leaving out those whose name starts with one of `ignored`.
 
-    Raises `WeightsError` naming every tensor that is missing, unexpected or has another shape.
+    Raises `WeightsError` naming every tensor of the file `source` that is missing, unexpected or misshapen.
     """
     tensors = {name: value for name, value in tensors.items() if not name.startswith(ignored)}
     problems = [f"missing {name}" for name in expected if name not in tensors]
@@ -123,10 +124,10 @@ def check_tensors(
         if name not in expected:
             problems.append(f"unexpected {name}")
         elif value.shape != expected[name].shape:
-            problems.append(f"{name} has shape {tuple(value.shape)} instead of {tuple(expected[name].shape)}")
+            problems.append(f"{name} has shape {tuple(value.shape)}, not {tuple(expected[name].shape)}")
     if problems:
         raise WeightsError(
-            f"the weights do not fit the model ({len(problems)} tensors): " + "; ".join(problems)
+            f"{source} does not fit the model in {len(problems)} tensors: {'; '.join(problems)}"
         )
     return tensors
 
@@ -189,7 +190,7 @@ def _fetch(url: str, part: Path, size: int | None) -> None:
         total = start + int(length) if length else size
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None)
         with bar, _private(part, append=resumed) as file:
-            for chunk in response.iter_bytes(_CHUNK):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 bar.update(len(chunk))
             file.flush()
@@ -246,13 +247,15 @@ def _keep(backbone: Backbone, tensors: Mapping[str, Tensor], digest: str) -> Non
         fresh.unlink(missing_ok=True)
 
 
-def _read_kept(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors of a converted copy and the hash of their source; raises `WeightsError` if damaged."""
+def _read_kept(
+    backbone: Backbone, path: Path, expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], str]:
+    """Tensors of a converted copy and the hash of their source; raises `WeightsError` when damaged."""
     if not _sha256(path).startswith(path.stem.rpartition("-")[2]):
         raise WeightsError(f"the cached weights {path} are damaged")
     with safe_open(path, "pt") as file:
         digest = file.metadata()["sha256"]
-    return load_file(path), digest
+    return check_tensors(load_file(path), expected, backbone.weights.ignored, path.name), digest
 
 
 def _read(path: Path) -> dict[str, Tensor]:
