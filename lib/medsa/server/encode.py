@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from fastapi import Request, Response
 from numpy.typing import NDArray
+from starlette.types import Receive, Scope, Send
 
 import medsa
 from medsa.data.labels import LabelSet
@@ -23,6 +24,7 @@ from medsa.server import auth
 from medsa.server.scratch import scratch
 
 OCTETS = "application/octet-stream"
+PIECE = 1 << 18
 
 
 def mask_bytes(mask: NDArray[np.uint8], volume: Volume, extension: str) -> bytes:
@@ -48,7 +50,26 @@ def seg_bytes(
     return buffer.getvalue()
 
 
-def multipart(params: Mapping[str, Any], image: bytes, extension: str) -> Response:
+class Pieces(Response):
+    """A body sent piece by piece, so that the event loop serves others in between."""
+
+    def __init__(
+        self, parts: Sequence[bytes], media_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.parts = parts
+        size = {"content-length": str(sum(map(len, parts)))}
+        super().__init__(None, media_type=media_type, headers={**(headers or {}), **size})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for part in self.parts:
+            for start in range(0, len(part), PIECE):
+                body = part[start : start + PIECE]
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+def multipart(params: Mapping[str, Any], image: bytes, extension: str) -> Pieces:
     """What MONAI Label's client and 3D Slicer read: `params` as JSON, then `image` as a file.
 
     The file's name is different each time, since clients store it under this name in a common folder.
@@ -61,17 +82,16 @@ def multipart(params: Mapping[str, Any], image: bytes, extension: str) -> Respon
         f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
         f"Content-Type: {OCTETS}\r\n\r\n"
     )
-    body = b"".join((head.encode(), image, f"\r\n--{boundary}--\r\n".encode()))
-    return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
+    parts = (head.encode(), image, f"\r\n--{boundary}--\r\n".encode())
+    return Pieces(parts, f"multipart/form-data; boundary={boundary}")
 
 
-def file(content: bytes, extension: str, media_type: str = OCTETS) -> Response:
+def file(content: bytes, extension: str, media_type: str = OCTETS) -> Pieces:
     """`content` as a download."""
-    disposition = f'attachment; filename="medsa{extension}"'
-    return Response(content, media_type=media_type, headers={"Content-Disposition": disposition})
+    return Pieces((content,), media_type, {"Content-Disposition": f'attachment; filename="medsa{extension}"'})
 
 
-def compressed(response: Response, request: Request) -> Response:
+def compressed(response: Pieces, request: Request) -> Pieces:
     """`response` gzipped when the client takes that and there is a network in between.
 
     A mask shrinks a hundredfold in little time; on loopback copying it is quicker still.
@@ -79,10 +99,9 @@ def compressed(response: Response, request: Request) -> Response:
     client = request.client.host if request.client else None
     if auth.is_loopback(client) or "gzip" not in request.headers.get("accept-encoding", ""):
         return response
-    body = gzip.compress(bytes(response.body), compresslevel=1, mtime=0)
-    if len(body) < len(response.body):
-        response.body = body
-        response.headers["content-length"] = str(len(body))
-        response.headers["content-encoding"] = "gzip"
-    response.headers["vary"] = "Accept-Encoding"
+    body = gzip.compress(b"".join(response.parts), compresslevel=1, mtime=0)
+    response.parts = (body,)
+    response.headers.update(
+        {"content-length": str(len(body)), "content-encoding": "gzip", "vary": "Accept-Encoding"}
+    )
     return response

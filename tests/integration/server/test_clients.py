@@ -145,6 +145,7 @@ def test_an_image_may_come_with_the_click(slicer, drawn):
 
 
 def test_slicer_downloads_labels_and_asks_for_the_next(slicer, drawn, client):
+    client.delete("/datastore/label", params={"id": drawn.image, "tag": "final"})
     sample = slicer.next_sample("random", {})
     assert sample["id"] == drawn.image
     image = client.get(f"/datastore/image?image={drawn.image}")
