@@ -76,7 +76,7 @@ class Session:
                 self._states.popitem(last=False)
 
     def recall(self, slice_key: Hashable, prompt: SlicePrompt) -> tuple[SlicePrompt, State] | None:
-        """The remembered prompts that `prompt` extends furthest (perhaps itself) and their answer, or None."""
+        """The remembered prompts that `prompt` extends furthest (or itself), and their answer, or None."""
         with self._lock:
             known = [p for key, p in self._states if key == slice_key and prompt.extends(p)]
             if not known:

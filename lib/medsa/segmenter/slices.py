@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medsa.data.model_input import Frame
 from medsa.sam import Sam
+from medsa.segmenter.corrections import correct
 from medsa.segmenter.proposals import boxes_around, clip_boxes
 from medsa.segmenter.session import Point, SlicePrompt, State
 
@@ -29,12 +30,19 @@ class Slice:
 
 def decode(sam: Sam, where: Slice, prompt: SlicePrompt, before: State | None = None) -> State:
     """The mask of `prompt`, refining the mask `before` it when there is one."""
-    if before is None and prompt.box is None and "point" not in sam.config.trained_prompts:
-        click = SlicePrompt(prompt.foreground[:1])
-        before = _propose(sam, where, click)
-        if click == prompt:
-            return before
-    return _refine(sam, where, prompt, before)
+    if "point" in sam.config.trained_prompts:
+        return _refine(sam, where, prompt, before)
+
+    def boxed(boxes: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        logits, scores = sam.decode(where.embedding, boxes=torch.from_numpy(boxes).float())
+        return logits[:, 0], scores[:, 0]
+
+    if before is None and prompt.box is not None:
+        logits, scores = boxed(clip_boxes(np.array([prompt.box]), where.frame))
+        before = State(logits[0].half(), float(scores[0]))
+    elif before is None:
+        before = _propose(sam, where, SlicePrompt(prompt.foreground[:1]))
+    return correct(boxed, where.frame, prompt, before)
 
 
 def follow(sam: Sam, where: Slice, neighbour: State) -> State:
