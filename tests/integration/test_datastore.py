@@ -1,24 +1,36 @@
-"""A DICOMweb store and a folder keep what they are told, refuse what does not fit, and forget nothing."""
+"""A DICOMweb store on a real Orthanc: it keeps what it is told and refuses what does not fit."""
 
 import socket
 import threading
 import time
+import zipfile
+from pathlib import Path
 
+import httpx
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from monailabel.config import settings
 
 from medsa.data.labels import load_labels
 from medsa.data.seg import Algorithm, write_seg
-from medsa.data.write import write_image, write_mask
+from medsa.data.write import write_mask
 from medsa.demo.studies import abdomen, stow
-from medsa.errors import BadInputError, LabelMismatchError, NotFoundError, StoreError, StoreUnavailableError
+from medsa.errors import (
+    BadInputError,
+    LabelMismatchError,
+    NotFoundError,
+    StoreError,
+    StoreUnavailableError,
+    UnreadableImageError,
+)
 from medsa.server.datastore import DicomWebStore
 from medsa.server.dicomweb import DicomWeb
-from medsa.server.folder import FolderStore
 
+FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
 LABELS = load_labels()
+LIVER = {"name": "liver", "idx": LABELS.by_name("liver").index}
 
 
 @pytest.fixture(autouse=True)
@@ -110,10 +122,12 @@ def test_the_newest_human_label_counts_once_and_a_models_own_output_never(store,
     saved(store, study, tmp_path)
     newer = drawn(volume, slices=(6,))
     saved(store, study, tmp_path, newer)
-    uncorrected = write_seg(
+    ours = write_seg(
         drawn(volume, 5, slices=(9,)), volume, LABELS, algorithm=Algorithm("other", "1"), tag="original"
     )
-    stow(orthanc.dicomweb_url, [uncorrected])
+    others = write_seg(drawn(volume, 5, slices=(10,)), volume, LABELS, algorithm=Algorithm("other", "1"))
+    others.SegmentSequence[0].SegmentAlgorithmType = "AUTOMATIC"
+    stow(orthanc.dicomweb_url, [ours, others])
     store.refresh()
     assert store.get_labeled_images().count(image) == 1
     assert sum(pair["image"] == store.get_image_uri(image) for pair in store.datalist()) == 1
@@ -127,7 +141,8 @@ def test_only_an_original_leaves_the_image_unlabelled_and_the_store_untouched(st
     assert image in store.get_unlabeled_images()
     assert store.get_labeled_images("original") == [image]
     assert nibabel.load(store.get_label_uri(image, "original")).shape == store.volume(image).shape
-    assert store.get_label_info(image, "original")["label_info"] == [{"name": "liver", "idx": 1}]
+    assert store.get_label_info(image, "original")["label_info"] == [LIVER]
+    assert store.get_labels_by_image_id(image) == {"original": image}
     store.remove_label(image, "original")
     with pytest.raises(NotFoundError, match="no label tagged 'original'"):
         store.get_label_uri(image, "original")
@@ -148,7 +163,7 @@ def test_a_label_is_found_by_its_own_id_and_by_its_images(store, study, tmp_path
     label = saved(store, study, tmp_path)
     assert store.get_label_uri(label, "final") == store.get_label_uri(series_of(study), "final")
     assert store.get_labels_by_image_id(series_of(study)) == {"final": label}
-    assert store.get_label_info(label, "final")["label_info"] == [{"name": "liver", "idx": 1}]
+    assert store.get_label_info(label, "final")["label_info"] == [LIVER]
 
 
 def test_a_label_off_the_grid_empty_or_of_an_unknown_name_is_refused_and_nothing_stored(
@@ -166,6 +181,10 @@ def test_a_label_off_the_grid_empty_or_of_an_unknown_name_is_refused_and_nothing
         saved(store, study, tmp_path, label_info=[{"name": "wings", "idx": 1}])
     with pytest.raises(BadInputError, match="label_info must be a list"):
         saved(store, study, tmp_path, label_info=["liver"])
+    with pytest.raises(BadInputError, match="two names to the value 1"):
+        saved(store, study, tmp_path, label_info=[LIVER | {"idx": 1}, {"name": "spleen", "idx": 1}])
+    with pytest.raises(LabelMismatchError, match="value 1, which label_info does not name"):
+        saved(store, study, tmp_path, label_info=[{"name": "liver", "idx": 2}])
     store.refresh()
     assert series_of(study) not in store.get_labeled_images()
 
@@ -239,26 +258,26 @@ def test_a_volume_in_memory_serves_on_while_the_store_is_away(new_orthanc):
     store = DicomWebStore(server.dicomweb_url, LABELS)
     volume = store.volume(series_of(made))
     server.stop()
-    store._answers = {name: (at - 100, value) for name, (at, value) in store._answers.items()}
+    store._answers.live = 0.0
+    assert store.volume(series_of(made)) is volume
+    time.sleep(0.2)
     assert store.volume(series_of(made)) is volume
     with pytest.raises(StoreUnavailableError, match="cannot be reached"):
         store.volume("1.2.3.4")
 
 
 def test_a_store_that_never_answers_ends_in_a_sentence(monkeypatch):
-    from monailabel.config import settings
-
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         web = DicomWeb(f"http://127.0.0.1:{deaf.getsockname()[1]}/dicom-web")
         with pytest.raises(StoreUnavailableError, match="does not answer"):
             web.search("series")
-        with pytest.raises(StoreUnavailableError, match="nothing was saved"):
-            web.store(abdomen((16, 16, 2)).datasets[0])
+        with pytest.raises(StoreUnavailableError, match="did not confirm in time"):
+            web.store(abdomen((16, 16, 2)).datasets)
 
 
 def test_a_wrong_address_is_said_to_be_one(orthanc):
-    with pytest.raises((StoreError, NotFoundError)):
+    with pytest.raises(StoreError, match="is the URL of --studies right"):
         DicomWebStore(orthanc.dicomweb_url.replace("dicom-web", "nothing"), LABELS).list_images()
 
 
@@ -270,50 +289,170 @@ def test_nothing_is_deleted_from_the_store(store, study, tmp_path):
         store.remove_label(label, "final")
 
 
-@pytest.fixture
-def folder(tmp_path, demo_abdomen):
-    from medsa.data.dicom import volume_from_datasets
-
-    path = tmp_path / "images"
-    path.mkdir()
-    write_image(path / "case_1.nii.gz", volume_from_datasets(demo_abdomen.datasets))
-    write_image(path / "case.2.nii.gz", volume_from_datasets(demo_abdomen.datasets))
-    series = path / "series"
-    series.mkdir()
-    for n, dataset in enumerate(demo_abdomen.datasets):
-        pydicom.dcmwrite(series / f"{n}.dcm", dataset, enforce_file_format=True)
-    return path
+def test_a_segmentation_that_another_program_stored_is_the_label(store, study, orthanc):
+    volume = store.volume(series_of(study))
+    store.get_labeled_images()
+    mask = drawn(volume, LIVER["idx"])
+    stow(orthanc.dicomweb_url, [write_seg(mask, volume, LABELS, algorithm=None)])
+    store.refresh()
+    assert np.array_equal(store.newest_label(series_of(study))[0], mask)
 
 
-def test_a_folder_serves_files_and_series_and_keeps_labels_beside_them(folder, tmp_path):
-    store = FolderStore(str(folder), LABELS)
-    assert store.list_images() == ["case.2", "case_1", "series"]
-    assert store.volume("series").shape == store.volume("case_1").shape
-    mask = drawn(store.volume("case_1"), 5)
-    path = tmp_path / "label.nii.gz"
-    write_mask(path, mask, store.volume("case_1"))
-    store.save_label("case_1", str(path), "final", {"label_info": [{"name": "liver", "idx": 5}]})
-    again = FolderStore(str(folder), LABELS)
-    assert again.get_unlabeled_images() == ["case.2", "series"]
-    assert again.newest_label("case_1")[1] == {5: "liver"}
-    assert np.array_equal(again.newest_label("case_1")[0], mask)
-    assert again.datalist() == [
-        {"image": str(folder / "case_1.nii.gz"), "label": str(folder / "labels/final/case_1.nii.gz")}
+def test_images_can_be_asked_for_by_the_labels_they_have(store, study, tmp_path):
+    image = series_of(study)
+    mask = drawn(store.volume(image), 1)
+    mask[0:5, 0:5, 0] = 2
+    saved(store, study, tmp_path, mask, label_info=[LIVER | {"idx": 2}, {"name": "spleen", "idx": 1}])
+    assert image in store.get_labeled_images(labels=["Liver", "spleen"])
+    assert image not in store.get_labeled_images(labels=["liver", "aorta"])
+    assert image in store.get_unlabeled_images(labels=["aorta"])
+
+
+def test_without_a_list_of_names_values_are_indices_of_the_label_set(store, study, tmp_path):
+    mask = drawn(store.volume(series_of(study)), LIVER["idx"])
+    saved(store, study, tmp_path, mask, label_info=None)
+    assert store.newest_label(series_of(study))[1] == {LIVER["idx"]: "liver"}
+    mask[mask > 0] = 77
+    with pytest.raises(BadInputError, match="no label has the value 77"):
+        saved(store, study, tmp_path, mask, label_info=None)
+
+
+def test_labels_of_two_clients_mean_the_same_in_the_training_pairs(store, study, tmp_path):
+    for idx in (1, 7):
+        mask = drawn(store.volume(series_of(study)), idx)
+        saved(store, study, tmp_path, mask, label_info=[LIVER | {"idx": idx}])
+        (pair,) = [one for one in store.datalist() if one["image"] == store.get_image_uri(series_of(study))]
+        assert set(np.unique(nibabel.load(pair["label"]).get_fdata())) == {0, LIVER["idx"]}
+
+
+def test_monai_labels_own_scoring_works(store, study, tmp_path):
+    from monailabel.tasks.scoring.dice import Dice
+    from monailabel.tasks.scoring.sum import Sum
+
+    image = series_of(study)
+    saved(store, study, tmp_path, tag="original")
+    label = saved(store, study, tmp_path)
+    store.list_images = lambda: [image]
+    Dice()({}, store)
+    assert "dice" in store.get_image_info(image)
+    Sum()({}, store)
+    assert store.get_label_info(label, "final")["sum"] == int(drawn(store.volume(image)).sum()) * LIVER["idx"]
+
+
+def test_a_label_that_the_store_does_not_give_back_is_not_saved(store, study, tmp_path, monkeypatch):
+    def lost(*_uids):
+        raise NotFoundError("gone")
+
+    monkeypatch.setattr(store.web, "instance", lost)
+    with pytest.raises(StoreError, match="does not give it back"):
+        saved(store, study, tmp_path)
+
+
+def test_a_series_that_grows_or_goes_is_noticed(new_orthanc):
+    made = abdomen((32, 32, 6))
+    server = new_orthanc()
+    stow(server.dicomweb_url, made.datasets[:4])
+    store = DicomWebStore(server.dicomweb_url, LABELS)
+    assert store.volume(series_of(made)).shape == (32, 32, 4)
+    stow(server.dicomweb_url, made.datasets[4:])
+    store.refresh()
+    assert store.volume(series_of(made)).shape == (32, 32, 6)
+    store._answers.live = 0.0
+    (series,) = httpx.get(f"{server.url}/series").json()
+    httpx.delete(f"{server.url}/series/{series}").raise_for_status()
+
+    def ask_for_a_while():
+        for _ in range(400):
+            store.volume(series_of(made))
+            time.sleep(0.05)
+
+    with pytest.raises(NotFoundError, match="no image series"):
+        ask_for_a_while()
+
+
+def test_a_series_is_asked_about_in_the_background_while_clicks_go_on(store, study, monkeypatch):
+    volume = store.volume(series_of(study))
+    store._answers.live = 0.0
+    hanging = threading.Event()
+    monkeypatch.setattr(store.web, "search", lambda *_: [hanging.wait(30)][1:])
+    started = time.monotonic()
+    assert all(store.volume(series_of(study)) is volume for _ in range(20))
+    assert time.monotonic() - started < 20
+    hanging.set()
+
+
+def test_the_users_search_filter_is_respected_and_the_stock_one_is_not(orthanc, monkeypatch, demo_brain):
+    before = set(settings.model_fields_set)
+    monkeypatch.setattr(settings, "__pydantic_fields_set__", before | {FILTER})
+    monkeypatch.setattr(settings, FILTER, {"Modality": "MR"})
+    images = DicomWebStore(orthanc.dicomweb_url, LABELS).list_images()
+    assert images == [series_of(demo_brain)]
+
+
+def test_the_cache_may_lie_elsewhere(orthanc, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "elsewhere"))
+    store = DicomWebStore(orthanc.dicomweb_url, LABELS)
+    assert store.get_image_uri(series_of(study)).startswith(str(tmp_path / "elsewhere"))
+
+
+def test_words_of_a_client_cannot_break_the_object(store, study, tmp_path):
+    label = saved(store, study, tmp_path, model="x\\y\n" + "é" * 100, user="a\\b" * 50)
+    assert store.get_labels_by_image_id(series_of(study))["final"] == label
+    saved(store, study, tmp_path, model=3, user=["x"])
+
+
+def test_a_dicom_file_is_taken_in_and_nothing_else(store, study, tmp_path):
+    made = abdomen((16, 16, 2), seed=int(time.monotonic_ns() % 2**31))
+    path = tmp_path / "upload.dcm"
+    made.datasets[0].save_as(path, enforce_file_format=True)
+    assert store.add_image("", str(path), {}) == series_of(made)
+    assert series_of(made) in store.list_images()
+    path.write_bytes(b"no DICOM")
+    with pytest.raises(UnreadableImageError, match="no DICOM object"):
+        store.add_image("", str(path), {})
+    volume = store.volume(series_of(study))
+    write_seg(drawn(volume), volume, LABELS).save_as(path)
+    with pytest.raises(UnreadableImageError, match="no image but SEG"):
+        store.add_image("", str(path), {})
+    with pytest.raises(BadInputError, match="send DICOM"):
+        store.add_image("x", str(tmp_path / "x.nii.gz"), {})
+
+
+def test_what_many_note_at_once_is_all_kept(store, study):
+    image = series_of(study)
+    threads = [
+        threading.Thread(target=store.update_image_info, args=(image, {f"note {number}": np.float32(number)}))
+        for number in range(8)
     ]
-    again.remove_label("case_1", "final")
-    assert "case_1" in again.get_unlabeled_images()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    info = store.get_image_info(image)
+    assert [info[f"note {number}"] for number in range(8)] == [float(number) for number in range(8)]
+    with pytest.raises(BadInputError, match="finite"):
+        store.update_image_info(image, {"score": float("nan")})
 
 
-@pytest.mark.parametrize("bad", ["../x", "..", "/etc/passwd", "labels", "", "a/b"])
-def test_ids_and_tags_cannot_leave_the_folder(folder, bad, tmp_path):
-    store = FolderStore(str(folder), LABELS)
-    with pytest.raises(NotFoundError):
-        store.volume(bad)
-    path = tmp_path / "label.nii.gz"
-    write_mask(path, drawn(store.volume("case_1"), 5), store.volume("case_1"))
-    if bad != "labels":
-        with pytest.raises(BadInputError, match="tag"):
-            store.save_label("case_1", str(path), bad or ".", {})
-    with pytest.raises(BadInputError, match="plain name"):
-        store.add_image(bad or ".", str(path), {})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "label.nii.gz"]
+def test_the_archive_holds_images_and_labels_of_nobody(store, study, tmp_path):
+    saved(store, study, tmp_path)
+    store.get_labeled_images = lambda *_: [series_of(study)]
+    with zipfile.ZipFile(store.get_dataset_archive(None)) as archive:
+        assert archive.namelist() == ["images/0001.nii.gz", "labels/0001.nii.gz"]
+
+
+def test_labels_saved_at_once_by_several_people_are_all_stored(store, study, tmp_path):
+    labels: list[str] = []
+
+    def save(number):
+        place = tmp_path / str(number)
+        place.mkdir()
+        labels.append(saved(store, study, place, user=f"user{number}"))
+
+    threads = [threading.Thread(target=save, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(set(labels)) == 3
+    assert all(Path(store.get_label_uri(label, "final")).is_file() for label in labels)

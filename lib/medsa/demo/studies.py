@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
@@ -17,10 +14,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medsa.demo.phantom import draw_abdomen
-from medsa.errors import StoreError, StoreUnavailableError
+from medsa.errors import StoreError
+from medsa.server.dicomweb import DicomWeb
 
 CT_IMAGE, MR_IMAGE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
-STOW_BYTES = 48 << 20  # how much one STOW request carries at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,17 +125,7 @@ def stow(url: str, datasets: Iterable[Dataset], auth: tuple[str, str] | None = N
 
     Raises `StoreUnavailableError` when nobody answers, `StoreError` when an instance is refused.
     """
-    stored, batch, size = 0, [], 0
-    with httpx.Client(auth=auth, timeout=httpx.Timeout(60, connect=5), trust_env=False) as client:
-        for dataset in datasets:
-            buffer = BytesIO()
-            dataset.save_as(buffer, enforce_file_format=True)
-            batch.append(buffer.getvalue())
-            size += len(batch[-1])
-            if size > STOW_BYTES:
-                stored += _stow_batch(client, url, batch)
-                batch, size = [], 0
-        return stored + (_stow_batch(client, url, batch) if batch else 0)
+    return DicomWeb(url, auth).store(datasets)
 
 
 def save(folder: Path, datasets: Iterable[Dataset]) -> None:
@@ -146,26 +133,6 @@ def save(folder: Path, datasets: Iterable[Dataset]) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number, dataset in enumerate(datasets, start=1):
         dataset.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
-
-
-def _stow_batch(client: httpx.Client, url: str, parts: list[bytes]) -> int:
-    boundary = uuid.uuid4().hex
-    opening = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    content = b"".join([*(opening + part + b"\r\n" for part in parts), f"--{boundary}--\r\n".encode()])
-    kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-    try:
-        headers = {"Content-Type": kind, "Accept": "application/dicom+json"}
-        answer = client.post(f"{url}/studies", content=content, headers=headers)
-    except httpx.HTTPError as error:
-        raise StoreUnavailableError(
-            f"the DICOM store does not answer ({type(error).__name__}); is it running?"
-        ) from None
-    if answer.status_code not in (200, 202):
-        raise StoreError(f"the DICOM store refused the studies (HTTP {answer.status_code})")
-    result = answer.json()
-    if refused := result.get("00081198", {}).get("Value", []):
-        raise StoreError(f"the DICOM store refused {len(refused)} of {len(parts)} instances")
-    return len(result.get("00081199", {}).get("Value", []))
 
 
 def _to_dicom_axes(array: NDArray) -> NDArray:

@@ -4,46 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pydicom
-from monailabel.config import Settings, settings
+from monailabel.config import settings
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 import medsa
 from medsa.config import cache_dir
-from medsa.data.dicom import volume_from_datasets
+from medsa.data.dicom import DAMAGED, volume_from_datasets
 from medsa.data.labels import LabelSet
 from medsa.data.seg import Algorithm, read_seg, seg_series, write_seg
 from medsa.data.volume import Volume
 from medsa.data.write import write_image, write_mask
-from medsa.errors import BadInputError, MedsaError, NotFoundError, StoreUnavailableError
+from medsa.errors import (
+    BadInputError,
+    MedsaError,
+    NotFoundError,
+    StoreError,
+    StoreUnavailableError,
+    UnreadableImageError,
+)
+from medsa.server.answers import Answers
 from medsa.server.dicomweb import DicomWeb, check_uid
 from medsa.server.privacy import short
-from medsa.server.store import FINAL, Names, Notes, Store, no_label
+from medsa.server.store import FINAL, Names, Notes, Store, check_tag, listed, no_label
 
 logger = logging.getLogger(__name__)
 
-Value = TypeVar("Value")
-
-_LIVE = 5.0
-"""Seconds for which an answer of the store is taken as still true; what we write is known at once."""
-
 _NO_IMAGES = frozenset(
-    {"SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "KO", "PR", "DOC", "AU", "ECG"}
+    {"SEG", "SR", "KO", "PR", "DOC", "REG", "FID", "PLAN", "ASMT", "SMR", "AU", "ECG", "EPS", "HD", "RESP"}
+    | {"RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD"}
 )
 _TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-_STOCK_FILTER = Settings.model_fields["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"].default
+_FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Seg:
     study: str
     series: str
     instance: str
+    labels: frozenset[str]
     human: bool
     when: datetime
 
@@ -69,12 +74,13 @@ class DicomWebStore(Store):
     def __init__(self, url: str, labels: LabelSet) -> None:
         super().__init__(labels)
         self.web = DicomWeb(url)
-        self._folder = cache_dir() / "dicomweb" / hashlib.sha256(self.web.url.encode()).hexdigest()[:16]
+        given = str(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH).strip()
+        self._folder = (Path(given) if given else cache_dir() / "dicomweb") / _hashed(self.web.url)[:16]
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._notes = Notes(self._folder / "notes")
-        self._answers: dict[str, tuple[float, Any]] = {}
-        self._segs: dict[tuple[str, int], tuple[Seg, ...]] = {}
-        self._asking: dict[str, threading.Lock] = {}
+        self._values = _hashed(labels.model_dump_json())
+        self._answers = Answers()
+        self._segs: dict[tuple[str, str], tuple[Seg, ...]] = {}
 
     def name(self) -> str:
         return self.web.url
@@ -84,19 +90,18 @@ class DicomWebStore(Store):
         return list(self._image_series())
 
     def get_labeled_images(
-        self,
-        label_tag: str | None = None,
-        labels: Sequence[str] | None = None,  # noqa: ARG002 - MONAI Label's
+        self, label_tag: str | None = None, labels: Sequence[str] | None = None
     ) -> list[str]:
+        """Images with a label of this tag; with `labels`, those whose final label holds all of these."""
         if label_tag and label_tag != FINAL:
             return [image for image in self.list_images() if self._kept(image, label_tag).is_file()]
-        labelled = self._newest()
+        wanted = {name.casefold() for name in labels or ()}
+        labelled = {image for image, seg in self._newest().items() if wanted <= seg.labels}
         return [image for image in self.list_images() if image in labelled]
 
     def volume(self, image_id: str) -> Volume:
         series = self._series(image_id)
-        key = (image_id, str(series.get("NumberOfSeriesRelatedInstances", "")))
-        return self._volumes.get(key, lambda: self._fetch(series))[0]
+        return self._volumes.get((image_id, _count(series)), lambda: self._fetch(series))[0]
 
     def _fetch(self, series: Dataset) -> Volume:
         study, uid = str(series.StudyInstanceUID), str(series.SeriesInstanceUID)
@@ -112,30 +117,41 @@ class DicomWebStore(Store):
         self, image_id: str, mask: NDArray[np.uint8], names: Names, tag: str, info: Mapping[str, Any]
     ) -> str:
         volume = self.volume(image_id)
-        model = f"medsa {info['model']}" if isinstance(info.get("model"), str) else "medsa"
-        algorithm = Algorithm(model[:64], medsa.__version__)
-        author = str(info.get("user") or "")
+        model, author = (_word(info.get(key)) for key in ("model", "user"))
+        noted = {"label_info": listed(names), "model": model}
         if tag != FINAL:
             path = self._kept(image_id, tag)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_mask(path, mask, volume, self.labels, names=names)
-            self._notes.add(f"{path.parent.name}-{path.name}", {"label_info": _listed(names)})
+            self._notes.add(_kept_note(path), noted)
             return image_id
+        algorithm = Algorithm(f"medsa {model}".strip(), medsa.__version__)
         seg = write_seg(mask, volume, self.labels, names=names, algorithm=algorithm, author=author, tag=tag)
-        self.web.store(seg)
-        self._answers.pop("segs", None)
-        self._notes.add(_hashed(str(seg.SeriesInstanceUID)), {"label_info": _listed(names), "model": model})
-        return str(seg.SeriesInstanceUID)
+        self.web.store([seg])
+        self._confirm(seg)
+        self._answers.forget()
+        label_id = str(seg.SeriesInstanceUID)
+        self._notes.add(_hashed(label_id), noted)
+        logger.info(f"label {short(label_id)} of image {short(image_id)} is in the store")
+        return label_id
+
+    def _confirm(self, seg: Dataset) -> None:
+        """Read back what was stored; raises `StoreError` when it is not there, or not as it was sent."""
+        try:
+            kept = self.web.instance(seg.StudyInstanceUID, seg.SeriesInstanceUID, seg.SOPInstanceUID)
+        except NotFoundError:
+            raise StoreError("the DICOMweb store took the label, but does not give it back") from None
+        same_syntax = kept.file_meta.TransferSyntaxUID == seg.file_meta.TransferSyntaxUID
+        if same_syntax and not kept.PixelData.startswith(seg.PixelData):
+            raise StoreError("the DICOMweb store took the label, but holds another one: save it again")
 
     def newest_label(self, image_id: str) -> tuple[NDArray[np.uint8], Names] | None:
         seg = self._newest().get(check_uid(image_id))
         return None if seg is None else self._read(seg)
 
     def _read(self, seg: Seg) -> tuple[NDArray[np.uint8], Names]:
-        objects = {str(one.SOPInstanceUID): one for one in self.web.series(seg.study, seg.series)}
-        if seg.instance not in objects:
-            raise NotFoundError("the store does not have this label any more")
-        return read_seg(objects[seg.instance], self.volume(seg.image), self.labels)
+        dataset = self.web.instance(seg.study, seg.series, seg.instance)
+        return read_seg(dataset, self.volume(seg.image), self.labels)
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:  # noqa: ARG002 - MONAI Label's signature
         """Training pairs as files, each label on the full grid of its image; a bad one is left out."""
@@ -151,8 +167,8 @@ class DicomWebStore(Store):
 
     def get_image_uri(self, image_id: str) -> str:
         """A NIfTI file of the series, made when it is first asked for."""
-        count = str(self._series(image_id).get("NumberOfSeriesRelatedInstances", ""))
-        path = self._folder / "images" / f"{_hashed(image_id + '/' + count)}.nii.gz"
+        count = _count(self._series(image_id))
+        path = self._folder / "images" / f"{_hashed(f'{image_id}/{count}')}.nii.gz"
         if not path.is_file():
             path.parent.mkdir(mode=0o700, exist_ok=True)
             write_image(path, self.volume(image_id))
@@ -167,11 +183,11 @@ class DicomWebStore(Store):
                 raise no_label(label_tag)
             return str(path)
         seg = self._final(label_id)
-        path = self._folder / "labels" / FINAL / f"{_hashed(seg.instance)}.nii.gz"
+        path = self._folder / "finals" / f"{_hashed(seg.instance + self._values)}.nii.gz"
         if not path.is_file():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mask, names = self._read(seg)
-            write_mask(path, mask, self.volume(seg.image), self.labels, names=names)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            mask, _ = self._read(seg)
+            write_mask(path, mask, self.volume(seg.image), self.labels)
         return str(path)
 
     def _final(self, label_id: str) -> Seg:
@@ -182,22 +198,23 @@ class DicomWebStore(Store):
         return found
 
     def _kept(self, image_id: str, tag: str) -> Path:
-        return self._folder / "labels" / _hashed(tag)[:16] / f"{_hashed(check_uid(image_id))}.nii.gz"
+        return self._folder / "labels" / check_tag(tag) / f"{_hashed(check_uid(image_id))}.nii.gz"
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         seg = self._newest().get(check_uid(image_id))
-        return {} if seg is None else {FINAL: seg.series}
+        tags = sorted(path.parent.name for path in self._folder.glob(f"labels/*/{_hashed(image_id)}.nii.gz"))
+        return {**({FINAL: seg.series} if seg else {}), **dict.fromkeys(tags, image_id)}
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         series = self._series(image_id)
         told = {name: str(series.get(name, "")) or "UNK" for name in _TOLD}
+        told["name"] = f"{image_id}.nii.gz"  # as what Slicer keeps the image that it downloads
         return {**told, **self._notes.read(_hashed(image_id))}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         check_uid(label_id, "label")
         if label_tag != FINAL:
-            path = Path(self.get_label_uri(label_id, label_tag))
-            return self._notes.read(f"{path.parent.name}-{path.name}")
+            return self._notes.read(_kept_note(Path(self.get_label_uri(label_id, label_tag))))
         seg = self._final(label_id)
         told = {"SeriesInstanceUID": seg.series, "StudyInstanceUID": seg.study, "when": seg.when.isoformat()}
         return {**told, **self._notes.read(_hashed(seg.series))}
@@ -207,11 +224,11 @@ class DicomWebStore(Store):
         self._notes.add(_hashed(image_id), info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
+        check_uid(label_id, "label")
         if label_tag != FINAL:
-            path = Path(self.get_label_uri(label_id, label_tag))
-            self._notes.add(f"{path.parent.name}-{path.name}", info)
-            return
-        self._notes.add(_hashed(self._final(check_uid(label_id, "label")).series), info)
+            self._notes.add(_kept_note(Path(self.get_label_uri(label_id, label_tag))), info)
+        else:
+            self._notes.add(_hashed(self._final(label_id).series), info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any]) -> str:  # noqa: ARG002
         """Store a DICOM image file; anything else has no place in a DICOM store."""
@@ -219,9 +236,14 @@ class DicomWebStore(Store):
             raise BadInputError(
                 "this datastore is a DICOM store: send DICOM (.dcm), or store it there directly"
             )
-        dataset = pydicom.dcmread(image_filename)
-        uid = check_uid(str(dataset.get("SeriesInstanceUID", "")))
-        self.web.store(dataset)
+        try:
+            dataset = pydicom.dcmread(image_filename)
+            uid = check_uid(str(dataset.get("SeriesInstanceUID", "")))
+        except (InvalidDicomError, *DAMAGED) as error:
+            raise UnreadableImageError(f"the file is no DICOM object ({type(error).__name__})") from None
+        if not _is_image(dataset):
+            raise UnreadableImageError(f"the file holds no image but {_word(dataset.get('Modality'))}")
+        self.web.store([dataset])
         self.refresh()
         return uid
 
@@ -237,10 +259,10 @@ class DicomWebStore(Store):
             )
         path = Path(self.get_label_uri(label_id, label_tag))
         path.unlink()
-        self._notes.forget(f"{path.parent.name}-{path.name}")
+        self._notes.forget(_kept_note(path))
 
     def refresh(self) -> None:
-        self._answers.clear()
+        self._answers.forget()
 
     def _series(self, image_id: str) -> Dataset:
         """What the store says of one series; the last answer serves while the store is away."""
@@ -255,19 +277,21 @@ class DicomWebStore(Store):
                     if not match
                     else f"this series holds no image but {str(match[0].get('Modality', ''))[:16]} objects"
                 )
+            if not match[0].get("StudyInstanceUID"):
+                raise StoreError("the DICOMweb store does not say which study this series belongs to")
             return match[0]
 
-        return self._live(f"series {image_id}", ask, waiting=False)
+        return self._answers.get_now(image_id, ask)
 
     def _image_series(self) -> dict[str, Dataset]:
-        chosen = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-        filters = {} if chosen == _STOCK_FILTER else {name: str(value) for name, value in chosen.items()}
+        chosen = getattr(settings, _FILTER) if _FILTER in settings.model_fields_set else {}
+        filters = {name: str(value) for name, value in chosen.items()}
 
         def ask() -> dict[str, Dataset]:
             found = self.web.search("series", filters)
             return {str(one.SeriesInstanceUID): one for one in found if _is_image(one)}
 
-        return self._live("images", ask)
+        return self._answers.get("images", ask)
 
     def _newest(self) -> dict[str, Seg]:
         """The newest SEG made by a person, by image."""
@@ -280,65 +304,32 @@ class DicomWebStore(Store):
     def _all_segs(self) -> list[Seg]:
         def ask() -> list[Seg]:
             query = {"Modality": "SEG", "includefield": "00201209"}
-            found = self.web.search("series", query)
             keys = {
-                (str(one.SeriesInstanceUID), int(one.get("NumberOfSeriesRelatedInstances") or 0)): one
-                for one in found
+                (str(one.SeriesInstanceUID), _count(one)): one for one in self.web.search("series", query)
             }
-            new = [(key, one) for key, one in keys.items() if key not in self._segs]
+            new = {key: one for key, one in keys.items() if key not in self._segs}
             with ThreadPoolExecutor(4, thread_name_prefix="segs") as pool:
-                for (key, _), segs in zip(
-                    new, pool.map(self._described, (one for _, one in new)), strict=True
-                ):
-                    self._segs[key] = segs
+                self._segs.update(zip(new, pool.map(self._described, new.values()), strict=True))
             return [seg for key in keys for seg in self._segs[key]]
 
-        return self._live("segs", ask)
+        return self._answers.get("segs", ask)
 
     def _described(self, series: Dataset) -> tuple[Seg, ...]:
-        study, uid = str(series.StudyInstanceUID), str(series.SeriesInstanceUID)
+        """The objects of a SEG series; what says too little of itself is left out, and so is what is gone."""
+        study, uid = str(series.get("StudyInstanceUID", "")), str(series.SeriesInstanceUID)
         found = []
-        for header in self.web.metadata(study, uid):
-            image, human, when = seg_series(header)
-            if image:
-                found.append(Seg(image, study, uid, str(header.SOPInstanceUID), human, when))
-            else:
-                logger.warning(f"segmentation {short(uid)} names no image series; it is left out")
+        try:
+            for header in self.web.metadata(study, uid):
+                image, human, when = seg_series(header)
+                names = (str(one.get("SegmentLabel", "")) for one in header.get("SegmentSequence") or ())
+                labels = frozenset(name.strip().casefold() for name in names)
+                if image:
+                    found.append(Seg(image, study, uid, str(header.SOPInstanceUID), labels, human, when))
+        except StoreUnavailableError:
+            raise
+        except (MedsaError, *DAMAGED) as error:
+            logger.warning(f"segmentation {short(uid)} is left out ({type(error).__name__})")
         return tuple(found)
-
-    def _live(self, name: str, ask: Callable[[], Value], waiting: bool = True) -> Value:
-        """The store's answer, at most some seconds old; an older one when the store is away.
-
-        Without `waiting` an old answer is given at once, and renewed in the background for the next who asks.
-        """
-        known = self._answers.get(name)
-        if known is not None and (not waiting or time.monotonic() - known[0] < _LIVE):
-            if time.monotonic() - known[0] >= _LIVE:
-                threading.Thread(target=self._renew_quietly, args=(name, ask), daemon=True).start()
-            return known[1]
-        return self._renew(name, ask)
-
-    def _renew_quietly(self, name: str, ask: Callable[[], Value]) -> None:
-        with suppress(MedsaError):
-            self._renew(name, ask)
-
-    def _renew(self, name: str, ask: Callable[[], Value]) -> Value:
-        with self._asking.setdefault(name, threading.Lock()):
-            known = self._answers.get(name)
-            if known is not None and time.monotonic() - known[0] < _LIVE:
-                return known[1]
-            try:
-                value = ask()
-            except StoreUnavailableError:
-                if known is None:
-                    raise
-                value = known[1]
-                logger.warning("the DICOMweb store is away; what was known of it serves on")
-            except NotFoundError:
-                self._answers.pop(name, None)
-                raise
-            self._answers[name] = (time.monotonic(), value)
-            return value
 
 
 def _is_image(series: Dataset) -> bool:
@@ -353,5 +344,14 @@ def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _listed(names: Names) -> list[dict[str, Any]]:
-    return [{"name": name, "idx": value} for value, name in names.items()]
+def _word(value: object) -> str:
+    """A client's word for a model or a person, as DICOM's short texts can hold it."""
+    return re.sub(r"[^\w .@^=-]", "", value).strip()[:56] if isinstance(value, str) else ""
+
+
+def _count(series: Dataset) -> str:
+    return str(series.get("NumberOfSeriesRelatedInstances", ""))
+
+
+def _kept_note(path: Path) -> str:
+    return f"{path.parent.name}-{path.name}"

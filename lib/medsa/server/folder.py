@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
+import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medsa.config import cache_dir
 from medsa.data.labels import LabelSet
-from medsa.data.read import read_dataset, read_volume, stem
+from medsa.data.read import DICOM, read_volume, stem
 from medsa.data.read_label import read_label
 from medsa.data.volume import Volume
-from medsa.data.write import write_mask
-from medsa.errors import BadInputError, NotFoundError
+from medsa.data.write import write_image, write_mask
+from medsa.errors import BadInputError, MedsaError, NotFoundError, StoreUnavailableError
+from medsa.server.privacy import short
 from medsa.server.scratch import IMAGE_ENDINGS, LABEL_ENDINGS
-from medsa.server.store import FINAL, Names, Notes, Store, no_label
+from medsa.server.store import FINAL, Names, Notes, Store, check_tag, listed, no_label
+
+logger = logging.getLogger(__name__)
 
 _PICTURES = (".png", ".jpg", ".jpeg")
-_TAG = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 class FolderStore(Store):
     """The images in `folder`: NIfTI, NRRD, PNG, JPEG and DICOM files, and folders with one DICOM series.
 
     An image's id is its file's name without the ending. Labels are files of the same name under labels/<tag>,
-    as MONAI Label's own folder datastore keeps them; what is on disk is the truth, so that files may come and
-    go while the server runs.
+    as MONAI Label's own folder datastore keeps them, their values the indices of `labels`. What is on disk is
+    the truth, so that files may come and go while the server runs.
     """
 
     def __init__(self, folder: str, labels: LabelSet) -> None:
@@ -40,31 +46,33 @@ class FolderStore(Store):
     def name(self) -> str:
         return str(self.folder)
 
+    def _entries(self) -> list[Path]:
+        try:
+            return sorted(self.folder.iterdir())
+        except OSError as error:
+            problem = error.strerror or type(error).__name__
+            raise StoreUnavailableError(f"the folder of images cannot be read: {problem}") from None
+
     def _images(self) -> dict[str, Path]:
         images: dict[str, Path] = {}
-        for path in sorted(self.folder.iterdir()):
-            if path.name.startswith(".") or path.name == "labels":
-                continue
-            is_file = path.is_file() and path.name.lower().endswith(IMAGE_ENDINGS)
-            if is_file or (path.is_dir() and _holds_dicom(path)):
+        for path in self._entries():
+            if _is_image(path):
                 images.setdefault(stem(path), path)
         return images
 
     def _image(self, image_id: str) -> Path:
-        path = self._images().get(image_id)
+        path = next((path for path in self._entries() if stem(path) == image_id and _is_image(path)), None)
         if path is None:
             raise NotFoundError("there is no image of this id in the folder (any more)")
         return path
 
     def _tag_folder(self, tag: str) -> Path:
-        if not _TAG.fullmatch(tag):
-            raise BadInputError("a tag is a word of letters, digits, - and _, such as final")
-        return self.folder / "labels" / tag
+        return self.folder / "labels" / check_tag(tag)
 
     def _labels(self, tag: str) -> dict[str, Path]:
         folder = self._tag_folder(tag)
         found = sorted(folder.iterdir()) if folder.is_dir() else []
-        return {stem(path): path for path in found if path.is_file() and path.name.endswith(LABEL_ENDINGS)}
+        return {stem(path): path for path in found if path.is_file() and _ends(path, LABEL_ENDINGS)}
 
     def _label(self, image_id: str, tag: str) -> Path:
         path = self._labels(tag).get(image_id)
@@ -79,17 +87,19 @@ class FolderStore(Store):
         return list(self._images())
 
     def get_labeled_images(
-        self,
-        label_tag: str | None = None,
-        labels: Sequence[str] | None = None,  # noqa: ARG002 - MONAI Label's
+        self, label_tag: str | None = None, labels: Sequence[str] | None = None
     ) -> list[str]:
-        labelled = self._labels(label_tag or FINAL)
-        return [image for image in self._images() if image in labelled]
+        """Images with a label of this tag; with `labels`, those whose label was saved as all of these."""
+        tag = label_tag or FINAL
+        kept, wanted = self._labels(tag), {name.casefold() for name in labels or ()}
+        return [image for image in self._images() if image in kept and wanted <= self._noted(tag, image)]
+
+    def _noted(self, tag: str, image_id: str) -> set[str]:
+        return {entry["name"].casefold() for entry in self._notes(tag).read(image_id).get("label_info", [])}
 
     def volume(self, image_id: str) -> Volume:
         path = self._image(image_id)
-        state = path.stat()
-        return self._volumes.get((str(path), state.st_mtime_ns, state.st_size), lambda: read_volume(path))[0]
+        return self._volumes.get((str(path), *_state(path)), lambda: read_volume(path))[0]
 
     def save_mask(
         self, image_id: str, mask: NDArray[np.uint8], names: Names, tag: str, info: Mapping[str, Any]
@@ -97,7 +107,7 @@ class FolderStore(Store):
         volume, image = self.volume(image_id), self._image(image_id)
         folder = self._tag_folder(tag)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ending = ".png" if image.name.lower().endswith(_PICTURES) else ".nii.gz"
+        ending = ".png" if _ends(image, _PICTURES) else ".nii.gz"
         with self._writing:
             target = folder / f"{image_id}{ending}"
             write_mask(target, mask, volume, self.labels, names=names)
@@ -105,8 +115,7 @@ class FolderStore(Store):
                 if older.is_file() and stem(older) == image_id and older != target:
                     older.unlink()
         kept = {name: info[name] for name in ("model", "user") if isinstance(info.get(name), str)}
-        listed = [{"name": name, "idx": value} for value, name in names.items()]
-        self._notes(tag).add(image_id, {**kept, "label_info": listed})
+        self._notes(tag).add(image_id, {**kept, "label_info": listed(names)})
         return image_id
 
     def newest_label(self, image_id: str) -> tuple[NDArray[np.uint8], Names] | None:
@@ -125,31 +134,40 @@ class FolderStore(Store):
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         pairs = []
         for image in self.get_labeled_images():
-            pair = {"image": self._image(image), "label": self._label(image, FINAL)}
-            pairs.append(
-                {
-                    kind: str(path if full_path else path.relative_to(self.folder))
-                    for kind, path in pair.items()
-                }
-            )
+            try:
+                pair = {"image": Path(self.get_image_uri(image)), "label": self._label(image, FINAL)}
+            except MedsaError as error:
+                logger.warning(f"label of {short(image)} left out of the training pairs: {error}")
+                continue
+            pairs.append({kind: self._shown(path, full_path) for kind, path in pair.items()})
         return pairs
 
+    def _shown(self, path: Path, full: bool) -> str:
+        return str(path if full or not path.is_relative_to(self.folder) else path.relative_to(self.folder))
+
     def get_image_uri(self, image_id: str) -> str:
-        return str(self._image(image_id))
+        """The image's file; for DICOM a NIfTI file on the grid of its labels, made when first asked for."""
+        path = self._image(image_id)
+        if path.is_file() and not _ends(path, DICOM):
+            return str(path)
+        digest = hashlib.sha256(f"{path.resolve()}{_state(path)}".encode()).hexdigest()[:32]
+        target = cache_dir() / "folders" / f"{digest}.nii.gz"
+        if not target.is_file():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            write_image(target, self.volume(image_id))
+        return str(target)
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:  # noqa: ARG002 - stock
         return str(self._label(label_id, label_tag))
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        folder = self.folder / "labels"
-        tags = (
-            [path.name for path in folder.iterdir() if _TAG.fullmatch(path.name)] if folder.is_dir() else []
-        )
-        return {tag: image_id for tag in sorted(tags) if image_id in self._labels(tag)}
+        tags = sorted(path.name for path in self.folder.glob("labels/[!.]*") if path.is_dir())
+        return {tag: image_id for tag in tags if image_id in self._labels(tag)}
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         path = self._image(image_id)
-        return {**self._notes().read(image_id), "name": path.name}
+        name = path.name if path.is_file() and not _ends(path, DICOM) else f"{image_id}.nii.gz"
+        return {**self._notes().read(image_id), "name": name}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         path = self._label(label_id, label_tag)
@@ -177,7 +195,9 @@ class FolderStore(Store):
         target = self.folder / f"{image_id}{ending}"
         with self._writing:
             part = target.with_name(f".{target.name}.part")
-            shutil.copyfile(source, part)
+            with source.open("rb") as sent, part.open("wb") as kept:
+                shutil.copyfileobj(sent, kept, 1 << 20)
+                os.fsync(kept.fileno())
             part.replace(target)
         self._notes().add(image_id, image_info)
         return image_id
@@ -197,6 +217,31 @@ class FolderStore(Store):
         """Nothing is kept that could be out of date."""
 
 
+def _ends(path: Path, endings: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(endings)
+
+
+def _is_image(path: Path) -> bool:
+    if path.name.startswith(".") or path.name == "labels":
+        return False
+    return _holds_dicom(path) if path.is_dir() else _ends(path, IMAGE_ENDINGS)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """What changes with the file, or with the files in the folder."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
+
+
 def _holds_dicom(folder: Path) -> bool:
-    first = next((path for path in sorted(folder.iterdir()) if path.is_file()), None)
-    return first is not None and read_dataset(first) is not None
+    """Whether one of its first files is DICOM, by the name or by the mark after the preamble."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return any(_ends(path, DICOM) or _is_marked(path) for path in islice(files, 10))
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

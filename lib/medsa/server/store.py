@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import threading
 import time
 import zipfile
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 
@@ -24,7 +27,8 @@ from medsa.segmenter.cache import ContentCache
 from medsa.server.scratch import scratch_path
 
 FINAL = DefaultLabelTag.FINAL.value
-VOLUMES_BYTES = 1 << 30
+VOLUMES_BYTES = 2 << 30
+_TAG = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 Names = dict[int, str]
 """Mask value -> label."""
@@ -50,7 +54,7 @@ class Store(Datastore):
     def save_mask(
         self, image_id: str, mask: NDArray[np.uint8], names: Names, tag: str, info: Mapping[str, Any]
     ) -> str:
-        """Keep a mask whose values are named by `names`; returns the label's id once it is safe."""
+        """Keep a mask; its values are indices of the label set, named by `names`. The id, once it is safe."""
 
     @abstractmethod
     def newest_label(self, image_id: str) -> tuple[NDArray[np.uint8], Names] | None:
@@ -61,18 +65,24 @@ class Store(Datastore):
     ) -> str:
         """A label file of a client; `label_info["label_info"]` lists {"name", "idx"} of its values.
 
-        Raises `LabelMismatchError` when it is empty or lies on another grid than the image, `BadInputError`
-        for labels that the server's label set does not have.
+        Without that list the values are indices of the server's label set; they are kept as such. Raises
+        `LabelMismatchError` when the label is empty, lies on another grid than the image or holds a value
+        that the list does not name, `BadInputError` for labels that the label set does not have.
         """
+        tag = check_tag(label_tag or FINAL)
         names = self._names(label_info.get("label_info"))
         mask = read_label(Path(label_filename), self.volume(image_id), self.labels)
-        values = [int(value) for value in np.unique(mask) if value]
-        if not values:
-            raise LabelMismatchError("the label is empty: draw something before saving it")
+        indices, values = np.zeros(256, np.uint8), np.unique(mask[mask > 0]).tolist()
+        if values == [1] and list(names) == [255]:
+            names = {1: names[255]}  # a picture of one label holds 0 and 255
         for value in values:
-            names.setdefault(value, self.labels.by_index(value).name)
-        kept = {value: names[value] for value in values}
-        return self.save_mask(image_id, mask, kept, label_tag or FINAL, label_info)
+            if names and value not in names:
+                raise LabelMismatchError(f"the label holds the value {value}, which label_info does not name")
+            label = self.labels.by_name(names[value]) if names else self.labels.by_index(value)
+            indices[value] = label.index
+        mask = indices[mask]
+        kept = {index: name for index, name in self.labels.names.items() if index in set(indices.tolist())}
+        return self.save_mask(image_id, mask, kept, tag, label_info)
 
     def _names(self, entries: object) -> Names:
         if entries is None:
@@ -86,8 +96,11 @@ class Store(Datastore):
             index = entry.get("idx", position)
             if not isinstance(index, int) or not 0 <= index <= np.iinfo(np.uint8).max:
                 raise BadInputError(f"the idx of label '{entry['name']}' must be a number from 1 to 255")
+            if names.get(index, entry["name"]) != entry["name"]:
+                raise BadInputError(f"label_info gives two names to the value {index}")
             if index:
-                names[index] = self.labels.by_name(entry["name"]).name
+                names[index] = entry["name"]
+                self.labels.by_name(entry["name"])
         return names
 
     def get_unlabeled_images(
@@ -108,11 +121,11 @@ class Store(Datastore):
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         return self.get_labels_by_image_id(image_id).get(tag, "")
 
-    def get_image(self, image_id: str, params: object = None) -> bytes:  # noqa: ARG002 - MONAI Label's signature
-        return Path(self.get_image_uri(image_id)).read_bytes()
+    def get_image(self, image_id: str, params: object = None) -> io.BytesIO:  # noqa: ARG002 - MONAI Label's
+        return io.BytesIO(Path(self.get_image_uri(image_id)).read_bytes())
 
-    def get_label(self, label_id: str, label_tag: str, params: object = None) -> bytes:  # noqa: ARG002 - as above
-        return Path(self.get_label_uri(label_id, label_tag)).read_bytes()
+    def get_label(self, label_id: str, label_tag: str, params: object = None) -> io.BytesIO:  # noqa: ARG002 - as above
+        return io.BytesIO(Path(self.get_label_uri(label_id, label_tag)).read_bytes())
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A zip of images and their final labels, numbered; it goes with the process's temporary files."""
@@ -135,10 +148,14 @@ class Store(Datastore):
 
 
 class Notes:
-    """What clients note about images and labels: one small JSON file for each, under hashed names."""
+    """What clients note about images and labels: one small JSON file for each, in one folder.
+
+    Several processes may note something at once: what each added is kept.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = FileLock(folder / ".lock", mode=0o600)
 
     def read(self, name: str) -> dict[str, Any]:
         """Everything noted under `name`."""
@@ -147,14 +164,37 @@ class Notes:
 
     def add(self, name: str, info: Mapping[str, Any]) -> None:
         """Note `info`, besides what was there; raises `BadInputError` when it is too much."""
-        text = json.dumps({**self.read(name), **info, "ts": int(time.time())}, default=str)
-        if len(text) > 1 << 20:
-            raise BadInputError("this is too much to note about one image: at most 1 MiB is kept")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(self._folder / f"{name}.json", text.encode())
+        with self._lock:
+            noted = {**self.read(name), **info, "ts": int(time.time())}
+            try:
+                text = json.dumps(noted, default=_plain, allow_nan=False)
+            except ValueError:
+                raise BadInputError("what is noted about an image must be finite numbers and text") from None
+            if len(text) > 1 << 20:
+                raise BadInputError("this is too much to note about one image: at most 1 MiB is kept")
+            write_atomically(self._folder / f"{name}.json", text.encode())
 
     def forget(self, name: str) -> None:
         (self._folder / f"{name}.json").unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy or torch number as Python's own, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def check_tag(tag: str) -> str:
+    """`tag`, or MONAI Label's constant for it, when it is a word; raises `BadInputError`."""
+    word = _TAG.fullmatch(tag)
+    if word is None:
+        raise BadInputError("a tag is a word of letters, digits, - and _, such as final")
+    return word.group()
+
+
+def listed(names: Names) -> list[dict[str, Any]]:
+    """`names` as clients list them."""
+    return [{"name": name, "idx": value} for value, name in names.items()]
 
 
 def no_label(tag: str) -> NotFoundError:

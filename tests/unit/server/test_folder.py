@@ -1,0 +1,198 @@
+"""A folder of images: files and series, labels beside them, ids and tags that cannot leave it."""
+
+import json
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from medsa.data.dicom import volume_from_datasets
+from medsa.data.labels import load_labels
+from medsa.data.write import write_image, write_mask
+from medsa.demo.studies import abdomen
+from medsa.errors import BadInputError, LabelMismatchError, MedsaError, NotFoundError, StoreUnavailableError
+from medsa.server.folder import FolderStore
+
+LABELS = load_labels()
+LIVER = LABELS.by_name("liver").index
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    return abdomen((32, 32, 8))
+
+
+def drawn(volume, value=1, slices=(3, 4)):
+    mask = np.zeros(volume.shape, np.uint8, order="F")
+    for k in slices:
+        mask[10:20, 12:25, k] = value
+    return mask
+
+
+def saved(store, image, tmp_path, idx=LIVER):
+    path = tmp_path / "label.nii.gz"
+    write_mask(path, drawn(store.volume(image), idx), store.volume(image))
+    return store.save_label(image, str(path), "final", {"label_info": [{"name": "liver", "idx": idx}]})
+
+
+@pytest.fixture
+def folder(tmp_path, drawing):
+    volume = volume_from_datasets(drawing.datasets)
+    path = tmp_path / "images"
+    path.mkdir()
+    write_image(path / "case_1.nii.gz", volume)
+    write_image(path / "case.2.nii.gz", volume)
+    series = path / "series"
+    series.mkdir()
+    for n, dataset in enumerate(drawing.datasets):
+        pydicom.dcmwrite(series / f"{n}.dcm", dataset, enforce_file_format=True)
+    return path
+
+
+def test_a_folder_serves_files_and_series_and_keeps_labels_beside_them(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    assert store.list_images() == ["case.2", "case_1", "series"]
+    assert store.volume("series").shape == store.volume("case_1").shape
+    mask = drawn(store.volume("case_1"), 5)
+    path = tmp_path / "label.nii.gz"
+    write_mask(path, mask, store.volume("case_1"))
+    store.save_label("case_1", str(path), "final", {"label_info": [{"name": "liver", "idx": 5}]})
+    again = FolderStore(str(folder), LABELS)
+    assert again.get_unlabeled_images() == ["case.2", "series"]
+    assert again.newest_label("case_1")[1] == {5: "liver"}
+    assert np.array_equal(again.newest_label("case_1")[0], mask)
+    assert again.datalist() == [
+        {"image": str(folder / "case_1.nii.gz"), "label": str(folder / "labels/final/case_1.nii.gz")}
+    ]
+    again.remove_label("case_1", "final")
+    assert "case_1" in again.get_unlabeled_images()
+
+
+@pytest.mark.parametrize("bad", ["../x", "..", "/etc/passwd", "labels", "", "a/b"])
+def test_ids_and_tags_cannot_leave_the_folder(folder, bad, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    with pytest.raises(NotFoundError):
+        store.volume(bad)
+    path = tmp_path / "label.nii.gz"
+    write_mask(path, drawn(store.volume("case_1"), 5), store.volume("case_1"))
+    if bad != "labels":
+        with pytest.raises(BadInputError, match="tag"):
+            store.save_label("case_1", str(path), bad or ".", {})
+    with pytest.raises(BadInputError, match="plain name"):
+        store.add_image(bad or ".", str(path), {})
+    assert {p.name for p in tmp_path.iterdir()} <= {"cache", "images", "label.nii.gz"}
+
+
+def test_values_in_the_label_files_mean_the_same_whoever_saved_them(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    for image, idx in (("case_1", 1), ("case.2", 7)):
+        saved(store, image, tmp_path, idx)
+    for pair in store.datalist():
+        assert set(np.unique(nibabel.load(pair["label"]).get_fdata())) == {0, LIVER}
+
+
+def test_a_dicom_series_and_its_label_are_training_files_on_one_grid(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    saved(store, "series", tmp_path)
+    (pair,) = store.datalist()
+    image, label = nibabel.load(pair["image"]), nibabel.load(pair["label"])
+    assert image.shape == label.shape
+    np.testing.assert_allclose(image.affine, label.affine)
+    assert store.get_image_info("series")["name"] == "series.nii.gz"
+
+
+def test_a_label_off_the_grid_is_refused(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    path = tmp_path / "wrong.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.ones((5, 5, 5), np.uint8), np.eye(4)), path)
+    with pytest.raises(LabelMismatchError):
+        store.save_label("case_1", str(path), "final", {})
+    assert store.get_labeled_images() == []
+
+
+def test_images_can_be_asked_for_by_their_labels(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    saved(store, "case_1", tmp_path)
+    assert store.get_labeled_images(labels=["Liver"]) == ["case_1"]
+    assert store.get_labeled_images(labels=["liver", "spleen"]) == []
+    assert "case_1" in store.get_unlabeled_images(labels=["spleen"])
+
+
+def test_a_label_of_255_on_a_picture_is_read_back_as_what_it_was_named(tmp_path):
+    place = tmp_path / "pictures"
+    place.mkdir()
+    Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).save(place / "skin.png")
+    store = FolderStore(str(place), LABELS)
+    Image.fromarray(np.pad(np.full((5, 5), 255, np.uint8), ((3, 12), (4, 11)))).save(tmp_path / "label.png")
+    store.save_label(
+        "skin", str(tmp_path / "label.png"), "final", {"label_info": [{"name": "lesion", "idx": 255}]}
+    )
+    mask, names = store.newest_label("skin")
+    lesion = LABELS.by_name("lesion").index
+    assert names == {lesion: "lesion"}
+    assert np.argwhere(mask == lesion).min(axis=0).tolist() == [4, 3, 0]
+
+
+def test_saved_labels_are_private_whole_files(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    saved(store, "case_1", tmp_path)
+    files = [path for path in (folder / "labels").rglob("*") if path.is_file() and path.name != ".lock"]
+    assert {path.stat().st_mode & 0o077 for path in files} == {0}
+    assert sorted(path.name for path in files) == ["case_1.json", "case_1.nii.gz"]
+
+
+def test_a_damaged_series_does_not_hide_the_other_images(folder):
+    (folder / "broken").mkdir()
+    (folder / "broken" / "0.dcm").write_bytes(b"cut off")
+    store = FolderStore(str(folder), LABELS)
+    assert store.list_images() == ["broken", "case.2", "case_1", "series"]
+    with pytest.raises(MedsaError):
+        store.volume("broken")
+
+
+def test_a_folder_without_images_inside_is_no_image(folder):
+    (folder / "notes").mkdir()
+    (folder / "notes" / "readme.txt").write_text("nothing")
+    assert "notes" not in FolderStore(str(folder), LABELS).list_images()
+
+
+def test_an_image_that_changes_is_read_anew(folder, drawing):
+    store = FolderStore(str(folder), LABELS)
+    before = store.volume("case_1")
+    assert store.volume("case_1") is before
+    write_image(folder / "case_1.nii.gz", volume_from_datasets(drawing.datasets[:5]))
+    assert store.volume("case_1").shape[2] == 5
+
+
+def test_a_folder_that_went_away_is_said_to_be(tmp_path):
+    store = FolderStore(str(tmp_path / "gone"), LABELS)
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StoreUnavailableError, match="cannot be read"):
+        store.list_images()
+
+
+def test_an_image_is_taken_in_whole_and_leaves_with_its_labels(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    assert store.add_image("new", str(folder / "case_1.nii.gz"), {"from": "a test"}) == "new"
+    assert store.get_image_info("new")["from"] == "a test"
+    saved(store, "new", tmp_path)
+    store.remove_image("new")
+    assert "new" not in store.list_images()
+    assert store.get_labeled_images() == []
+    with pytest.raises(NotFoundError):
+        store.get_label_uri("new", "final")
+
+
+def test_everything_can_be_told_as_json(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    saved(store, "case_1", tmp_path)
+    told = json.loads(json.dumps(store.json()))
+    assert told["objects"]["case_1"]["labels"] == {"final": "case_1"}
+    assert store.status() == {"total": 3, "completed": 1, "label_tags": {"final": 1}}
