@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright
 
 TIMEOUT = 90_000  # milliseconds: two cores render in software and compute at the same time
-AXIAL = "mpr-axial"
+AXIAL, CORONAL = "mpr-axial", "mpr-coronal"
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-quic",
@@ -37,6 +37,7 @@ _LOADED = f"""id => {{
   return Boolean(volume && cornerstone.cache.getVolume(volume)?.loadStatus?.loaded);
 }}"""
 _JUMP = f"""([id, voxel]) => {{
+  services.viewportGridService.setActiveViewportId(id);
   const viewport = {_VIEWPORT};
   const world = viewport.getImageData().imageData.indexToWorld(voxel);
   viewport.jumpToWorld(world);
@@ -106,9 +107,9 @@ class Viewer:
         """What the next clicks mean; "background" for clicks off the object."""
         self.tab.locator("tr.clickable-row").get_by_text(label, exact=True).click()
 
-    def click(self, voxel: Sequence[int]) -> None:
-        """Show the voxel's slice and click on it."""
-        x, y = self.page.evaluate(_JUMP, [AXIAL, list(voxel)])
+    def click(self, voxel: Sequence[int], plane: str = AXIAL) -> None:
+        """Show the voxel in one of the planes and click on it there."""
+        x, y = self.page.evaluate(_JUMP, [plane, list(voxel)])
         before = self.points()
         self.page.mouse.move(x, y)
         self.page.mouse.click(x, y)
@@ -132,9 +133,9 @@ class Viewer:
         """(I, J, K): the voxels of one label in the viewer's segmentation."""
         return self.labelmap() == self.page.evaluate(_SEGMENTS)[label]
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """The axial viewport as it looks now, (height, width, 3)."""
-        element = self.page.locator(f"[data-viewport-uid='{AXIAL}']").first
+    def pixels(self, plane: str = AXIAL) -> NDArray[np.uint8]:
+        """One of the planes as it looks now, (height, width, 3)."""
+        element = self.page.locator(f"[data-viewport-uid='{plane}']").first
         with Image.open(BytesIO(element.screenshot())) as image:
             return np.asarray(image.convert("RGB"))
 
