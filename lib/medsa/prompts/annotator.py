@@ -1,6 +1,7 @@
 """The simulated annotator: clicks and boxes as a person would give them, from the truth and what is wrong.
 
-Masks are boolean arrays of any dimension, points indices into them (voxels, `(i, j)` for a slice). arguments always give the same prompts: randomness comes from the generator that is passed in, and without
+Masks are boolean arrays of any dimension, points indices into them (voxels, `(i, j)` for a slice). The same
+arguments always give the same prompts: randomness comes from the generator that is passed in, and without
 one every choice is the deepest point, ties going to the first in memory order.
 """
 

@@ -110,7 +110,7 @@ def _cut(mask: Tensor, click: Point, prompt: SlicePrompt, frame: Frame) -> Itera
 
 
 def _touched(logits: Tensor, click: Point, positive: bool, prompt: SlicePrompt, frame: Frame) -> Tensor:
-    """Logits that agree with the click: if need be in a disc around it that spares those of the other kind."""
+    """Logits that agree with the click: in a disc around it if need be, which spares the other kind."""
     if bool(logits[_cell(click, len(logits), frame)] > 0) == positive:
         return logits
     cell = frame.size / len(logits)
