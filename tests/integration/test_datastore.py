@@ -106,7 +106,7 @@ def test_a_seg_reads_back_on_the_full_grid_as_it_was_saved(store, study, tmp_pat
 
 def test_the_object_in_the_store_says_what_it_is(store, study, tmp_path):
     saved(store, study, tmp_path, model="medsa_2d", user="anna")
-    newest = store._newest()[series_of(study)]
+    newest = store._segs.newest()[series_of(study)]
     (seg,) = store.web.series(newest.study, newest.series)
     segment = seg.SegmentSequence[0]
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"

@@ -8,32 +8,39 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from medsa.errors import MedsaError, NotFoundError
 
 Value = TypeVar("Value")
 
 
-class Answers:
-    """Answers by question, each true for `live` seconds; at most `most` are kept. Safe to share.
+class _Answer(NamedTuple):
+    value: Any
+    given: float
+    took: float
 
-    Who asks while somebody else waits for the same answer gets that one, or its error.
+
+class Answers:
+    """Answers by question, each believed for `live` seconds; at most `most` are kept. Safe to share.
+
+    Who asks while somebody else waits for the same answer gets that one, or its error. What takes a store
+    long to say is believed for ten times as long, up to a minute.
     """
 
     def __init__(self, live: float = 5.0, most: int = 4096) -> None:
         self.live, self._most = live, most
-        self._known: OrderedDict[str, tuple[float, Any]] = OrderedDict()
+        self._known: OrderedDict[str, _Answer] = OrderedDict()
         self._asked: dict[tuple[str, int], Future[Any]] = {}
         self._epoch = 0
         self._lock = threading.Lock()
 
     def get(self, question: str, ask: Callable[[], Value]) -> Value:
-        """The answer, at most `live` seconds old; what `ask` raises is raised."""
+        """The answer, while it is believed, or a new one; what `ask` raises is raised."""
         with self._lock:
             known = self._known.get(question)
-        if known is not None and time.monotonic() - known[0] < self.live:
-            return known[1]
+        if known is not None and self._is_believed(known):
+            return known.value
         return self._renew(question, ask)
 
     def get_now(self, question: str, ask: Callable[[], Value]) -> Value:
@@ -46,15 +53,18 @@ class Answers:
             waiting = (question, self._epoch) in self._asked
         if known is None:
             return self._renew(question, ask)
-        if not waiting and time.monotonic() - known[0] >= self.live:
+        if not waiting and not self._is_believed(known):
             threading.Thread(target=self._renew_quietly, args=(question, ask), daemon=True).start()
-        return known[1]
+        return known.value
 
     def forget(self) -> None:
         """All answers are out of date, those on their way too."""
         with self._lock:
             self._epoch += 1
             self._known.clear()
+
+    def _is_believed(self, answer: _Answer) -> bool:
+        return time.monotonic() - answer.given < max(self.live, min(10 * answer.took, 12 * self.live))
 
     def _renew_quietly(self, question: str, ask: Callable[[], Any]) -> None:
         with suppress(MedsaError):
@@ -68,6 +78,7 @@ class Answers:
                 answer = self._asked[key] = Future()
         if waiting is not None:
             return waiting.result()
+        asked = time.monotonic()
         try:
             value = ask()
         except BaseException as error:
@@ -80,7 +91,8 @@ class Answers:
         with self._lock:
             del self._asked[key]
             if key[1] == self._epoch:
-                self._known[question] = (time.monotonic(), value)
+                now = time.monotonic()
+                self._known[question] = _Answer(value, now, now - asked)
                 self._known.move_to_end(question)
                 while len(self._known) > self._most:
                     self._known.popitem(last=False)

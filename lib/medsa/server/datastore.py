@@ -7,9 +7,6 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ import medsa
 from medsa.config import cache_dir
 from medsa.data.dicom import DAMAGED, volume_from_datasets
 from medsa.data.labels import LabelSet
-from medsa.data.seg import Algorithm, read_seg, seg_series, write_seg
+from medsa.data.seg import Algorithm, read_seg, write_seg
 from medsa.data.volume import Volume
 from medsa.data.write import write_image, write_mask
 from medsa.errors import (
@@ -38,6 +35,7 @@ from medsa.errors import (
 from medsa.server.answers import Answers
 from medsa.server.dicomweb import DicomWeb, check_uid
 from medsa.server.privacy import short
+from medsa.server.segs import Seg, Segs
 from medsa.server.store import FINAL, Names, Notes, Store, check_tag, listed, no_label
 
 logger = logging.getLogger(__name__)
@@ -48,19 +46,6 @@ _NO_IMAGES = frozenset(
 )
 _TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 _FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
-
-
-@dataclass(frozen=True)
-class Seg:
-    """A segmentation object in the store, and the image it belongs to."""
-
-    image: str
-    study: str
-    series: str
-    instance: str
-    labels: frozenset[str]
-    human: bool
-    when: datetime
 
 
 class DicomWebStore(Store):
@@ -80,7 +65,7 @@ class DicomWebStore(Store):
         self._notes = Notes(self._folder / "notes")
         self._values = _hashed(labels.model_dump_json())
         self._answers = Answers()
-        self._segs: dict[tuple[str, str], tuple[Seg, ...]] = {}
+        self._segs = Segs(self.web, self._folder / "segs", self._answers)
 
     def name(self) -> str:
         return self.web.url
@@ -96,7 +81,7 @@ class DicomWebStore(Store):
         if label_tag and label_tag != FINAL:
             return [image for image in self.list_images() if self._kept(image, label_tag).is_file()]
         wanted = {name.casefold() for name in labels or ()}
-        labelled = {image for image, seg in self._newest().items() if wanted <= seg.labels}
+        labelled = {image for image, seg in self._segs.newest().items() if wanted <= set(seg.labels)}
         return [image for image in self.list_images() if image in labelled]
 
     def volume(self, image_id: str) -> Volume:
@@ -146,7 +131,7 @@ class DicomWebStore(Store):
             raise StoreError("the DICOMweb store took the label, but holds another one: save it again")
 
     def newest_label(self, image_id: str) -> tuple[NDArray[np.uint8], Names] | None:
-        seg = self._newest().get(check_uid(image_id))
+        seg = self._segs.newest().get(check_uid(image_id))
         return None if seg is None else self._read(seg)
 
     def _read(self, seg: Seg) -> tuple[NDArray[np.uint8], Names]:
@@ -191,8 +176,8 @@ class DicomWebStore(Store):
         return str(path)
 
     def _final(self, label_id: str) -> Seg:
-        newest = self._newest()
-        found = newest.get(label_id) or next((s for s in self._all_segs() if s.series == label_id), None)
+        newest = self._segs.newest()
+        found = newest.get(label_id) or next((s for s in self._segs.all() if s.series == label_id), None)
         if found is None:
             raise no_label(FINAL)
         return found
@@ -201,7 +186,7 @@ class DicomWebStore(Store):
         return self._folder / "labels" / check_tag(tag) / f"{_hashed(check_uid(image_id))}.nii.gz"
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        seg = self._newest().get(check_uid(image_id))
+        seg = self._segs.newest().get(check_uid(image_id))
         tags = sorted(path.parent.name for path in self._folder.glob(f"labels/*/{_hashed(image_id)}.nii.gz"))
         return {**({FINAL: seg.series} if seg else {}), **dict.fromkeys(tags, image_id)}
 
@@ -216,7 +201,7 @@ class DicomWebStore(Store):
         if label_tag != FINAL:
             return self._notes.read(_kept_note(Path(self.get_label_uri(label_id, label_tag))))
         seg = self._final(label_id)
-        told = {"SeriesInstanceUID": seg.series, "StudyInstanceUID": seg.study, "when": seg.when.isoformat()}
+        told = {"SeriesInstanceUID": seg.series, "StudyInstanceUID": seg.study, "when": seg.when}
         return {**told, **self._notes.read(_hashed(seg.series))}
 
     def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
@@ -293,51 +278,9 @@ class DicomWebStore(Store):
 
         return self._answers.get("images", ask)
 
-    def _newest(self) -> dict[str, Seg]:
-        """The newest SEG made by a person, by image."""
-        newest: dict[str, Seg] = {}
-        for seg in self._all_segs():
-            if seg.human and (seg.image not in newest or _order(seg) > _order(newest[seg.image])):
-                newest[seg.image] = seg
-        return newest
-
-    def _all_segs(self) -> list[Seg]:
-        def ask() -> list[Seg]:
-            query = {"Modality": "SEG", "includefield": "00201209"}
-            keys = {
-                (str(one.SeriesInstanceUID), _count(one)): one for one in self.web.search("series", query)
-            }
-            new = {key: one for key, one in keys.items() if key not in self._segs}
-            with ThreadPoolExecutor(4, thread_name_prefix="segs") as pool:
-                self._segs.update(zip(new, pool.map(self._described, new.values()), strict=True))
-            return [seg for key in keys for seg in self._segs[key]]
-
-        return self._answers.get("segs", ask)
-
-    def _described(self, series: Dataset) -> tuple[Seg, ...]:
-        """The objects of a SEG series; what says too little of itself is left out, and so is what is gone."""
-        study, uid = str(series.get("StudyInstanceUID", "")), str(series.SeriesInstanceUID)
-        found = []
-        try:
-            for header in self.web.metadata(study, uid):
-                image, human, when = seg_series(header)
-                names = (str(one.get("SegmentLabel", "")) for one in header.get("SegmentSequence") or ())
-                labels = frozenset(name.strip().casefold() for name in names)
-                if image:
-                    found.append(Seg(image, study, uid, str(header.SOPInstanceUID), labels, human, when))
-        except StoreUnavailableError:
-            raise
-        except (MedsaError, *DAMAGED) as error:
-            logger.warning(f"segmentation {short(uid)} is left out ({type(error).__name__})")
-        return tuple(found)
-
 
 def _is_image(series: Dataset) -> bool:
     return "SeriesInstanceUID" in series and str(series.get("Modality", "")) not in _NO_IMAGES
-
-
-def _order(seg: Seg) -> tuple[datetime, str]:
-    return seg.when, seg.instance
 
 
 def _hashed(text: str) -> str:

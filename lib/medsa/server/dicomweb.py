@@ -91,10 +91,10 @@ class DicomWeb:
             if len(page) < _FEWEST or not new:  # the last page, or a store that always sends all
                 return list(found.values())
 
-    def metadata(self, study: str, series: str) -> list[Dataset]:
-        """WADO-RS: the headers of a series, without pixels."""
+    def metadata(self, study: str, series: str, without: Sequence[str] = ()) -> list[Dataset]:
+        """WADO-RS: the headers of a series, without pixels and without the elements of some tags."""
         url = self._url(settings.MONAI_LABEL_WADO_PREFIX, f"studies/{study}/series/{series}/metadata")
-        return _datasets(self._get(url, JSON)[0])
+        return _datasets(self._get(url, JSON)[0], without)
 
     def series(self, study: str, series: str) -> list[Dataset]:
         """WADO-RS: all instances of a series, in the transfer syntax they are stored in."""
@@ -209,11 +209,12 @@ def _identity(one: Dataset) -> tuple[str, ...]:
     return tuple(str(one.get(keyword, "")) for keyword in uids)
 
 
-def _datasets(body: bytes | bytearray) -> list[Dataset]:
+def _datasets(body: bytes | bytearray, without: Sequence[str] = ()) -> list[Dataset]:
     if not body.strip():
         return []
     try:
-        return [Dataset.from_json(item, lambda _tag, _vr, _uri: None) for item in json.loads(body)]
+        items = [{tag: item[tag] for tag in item if tag not in without} for item in json.loads(body)]
+        return [Dataset.from_json(item, lambda _tag, _vr, _uri: None) for item in items]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise StoreError("the DICOMweb store answers with something that is no DICOM JSON") from None
 

@@ -19,6 +19,14 @@ def test_an_answer_is_believed_for_a_while_and_then_asked_for_again():
     assert len(asked) == 2
 
 
+def test_what_takes_a_store_long_to_say_is_believed_for_longer():
+    answers, asked = Answers(live=0.02), []
+    for _ in range(2):
+        answers.get("images", lambda: asked.append(time.sleep(0.1)))
+        time.sleep(0.04)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_many_that_ask_at_once_wait_for_one_answer_or_one_error(fails):
     answers, asked, got, asking = Answers(), [], [], threading.Event()
