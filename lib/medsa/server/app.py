@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -150,7 +151,10 @@ class MedsaApp(MONAILabelApp):
             _ = self.runtime.segmenter
         except MedsaError as error:
             platform.give_up(error)
+        threading.Thread(target=self._warm_up, name="warm-up").start()
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+        gc.collect()
+        gc.freeze()  # a million objects of libraries that stay: not looked through while somebody waits
         logger.info("medsa is ready")
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
@@ -168,12 +172,15 @@ class MedsaApp(MONAILabelApp):
             "licence": sam.config.licence,
         }
 
-    def _keep_house(self) -> None:
-        self.counts.renew()
+    def _warm_up(self) -> None:
+        """In a thread that is waited for: native code must not run on while the process ends."""
         try:
             self.runtime.warm_up()
         except Exception as error:  # noqa: BLE001 - the first click will tell the user
             logger.warning(f"warming up failed\n{privacy.frames(error)}")
+
+    def _keep_house(self) -> None:
+        self.counts.renew()
         while True:
             try:
                 self.cleanup_sessions()

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from medsa.server.routes.ohif import VIEWER
+from medsa.server import viewer as ohif
 
 POINT = {"params": json.dumps({"foreground": [[1, 1, 1]]})}
 
@@ -125,7 +125,7 @@ def test_the_stores_private_api_is_out_of_reach(orthanc_server, path, method):
 )
 def test_the_viewers_folder_is_not_left(folder_server, path):
     status, content = raw(folder_server, "GET", path)
-    page = (VIEWER / "index.html").read_bytes()
+    page = (ohif.FOLDER / "index.html").read_bytes()
     assert status == 404 or content == page
 
 
