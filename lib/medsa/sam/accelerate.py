@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import logging
 import os
+import tempfile
 import threading
 import warnings
 import weakref
@@ -130,10 +131,14 @@ def _key(module: nn.Module, shapes: Sequence[Sequence[int]]) -> str | None:
     None when there is code that cannot be hashed: hooks, classes without a file.
     """
     parts = list(module.modules())
-    sources = {inspect.getsourcefile(type(part)) for part in parts}
-    if None in sources or any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+    if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
         return None
     digest = hashlib.sha256()
+    try:
+        for source in sorted({inspect.getfile(type(part)) for part in parts}):
+            digest.update(Path(source).read_bytes())
+    except (TypeError, OSError):
+        return None
     core = _core()
     cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     versions = [torch.__version__, core.get_versions("CPU")["CPU"].build_number]
@@ -141,11 +146,6 @@ def _key(module: nn.Module, shapes: Sequence[Sequence[int]]) -> str | None:
     for part in parts:
         settings = {k: v for k, v in vars(part).items() if isinstance(v, (bool, int, float, str, tuple))}
         digest.update(repr(settings).encode())
-    files = {
-        inspect.getsourcefile(type(part)) for part in parts if not type(part).__module__.startswith("torch.")
-    }
-    for file in sorted(file for file in files if file):
-        digest.update(Path(file).read_bytes())
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().contiguous().numpy().data)
@@ -180,17 +180,16 @@ def _read(key: str) -> bytes | None:
 def _write(key: str, blob: bytes) -> None:
     """Keep a compiled model atomically, and only the `KEEP` most recently used ones."""
     path = _path(key)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(hashlib.sha256(blob).digest())
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
+        Path(file.name).replace(path)
     except OSError as error:
         log.warning("the compiled model cannot be kept: %s", error)
-        fresh.unlink(missing_ok=True)
+        return
     kept = sorted(path.parent.glob("*.blob"), key=lambda blob: blob.stat().st_mtime, reverse=True)
     for old in kept[KEEP:]:
         old.unlink(missing_ok=True)

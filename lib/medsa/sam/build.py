@@ -14,6 +14,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from medsa.sam.accelerate import Compiled, compile_module
+from medsa.sam.attention import FoldedAttention
 from medsa.sam.backbone import Backbone, TinyViTArchitecture, read_backbone
 from medsa.sam.folded_decoder import FoldedDecoder
 from medsa.sam.tiny_vit import TinyViT
@@ -135,7 +136,7 @@ def _image_encoder(config: Backbone, image_size: int) -> nn.Module:
             architecture.windows,
             config.decoder.width,
         )
-    return ImageEncoderViT(
+    encoder = ImageEncoderViT(
         img_size=image_size,
         patch_size=architecture.stride,
         embed_dim=architecture.width,
@@ -147,6 +148,12 @@ def _image_encoder(config: Backbone, image_size: int) -> nn.Module:
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
     )
+    for block in encoder.blocks:
+        side = block.window_size or image_size // architecture.stride
+        block.attn = FoldedAttention(
+            architecture.width, architecture.heads, use_rel_pos=True, input_size=(side, side)
+        )
+    return encoder
 
 
 def build_sam(backbone: str | Backbone, *, image_size: int | None = None) -> Sam:

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import pickle
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,9 +106,9 @@ def read_weights(
         )
     tensors = check_tensors(_read(path), expected, backbone.weights.ignored, path.name)
     if pinned in (None, digest):
-        _keep(backbone, tensors, digest)
-    if downloaded:
-        path.unlink()
+        kept_now = _keep(backbone, tensors, digest)
+        if downloaded and kept_now:
+            path.unlink()
     return tensors, digest
 
 
@@ -175,11 +176,8 @@ def _fetch(url: str, part: Path, size: int | None) -> None:
     start = part.stat().st_size if part.exists() else 0
     if size is not None and start >= size:
         return
-    headers = (
-        {"Range": f"bytes={start}-", "Accept-Encoding": "identity"}
-        if start
-        else {"Accept-Encoding": "identity"}
-    )
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    log.info("downloading %s (%s bytes)", url, size or "unknown")
     with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return
@@ -225,26 +223,27 @@ def _kept(backbone: Backbone, digest: str | None) -> Path | None:
     return next(iter(sorted(weights_folder().glob(f"{stem}-{digest[:16]}-*.safetensors"))), None)
 
 
-def _keep(backbone: Backbone, tensors: Mapping[str, Tensor], digest: str) -> None:
-    """Write the converted copy, and record the hash where none is pinned."""
+def _keep(backbone: Backbone, tensors: Mapping[str, Tensor], digest: str) -> bool:
+    """Write the converted copy, and record the hash where none is pinned; False when there is no room."""
     folder, stem = weights_folder(), Path(backbone.weights.file).stem
-    fresh = folder / f".{stem}-{os.getpid()}.tmp"
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, fresh, {"sha256": digest})
-        fresh.chmod(0o600)
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
-        fresh.replace(folder / f"{stem}-{digest[:16]}-{_sha256(fresh)[:16]}.safetensors")
-        if backbone.weights.sha256 is None:
-            with _private(fresh) as file:
-                file.write(digest.encode())
-            fresh.replace(folder / f"{backbone.weights.file}.sha256")
-    except OSError as error:
-        raise WeightsError(
-            f"the weights of {backbone.name} cannot be kept in {folder}: {error.strerror}"
-        ) from None
-    finally:
-        fresh.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as private:
+            fresh = Path(private) / "weights"
+            save_file(
+                {name: value.contiguous() for name, value in tensors.items()}, fresh, {"sha256": digest}
+            )
+            fresh.chmod(0o600)
+            with fresh.open("rb") as file:
+                os.fsync(file.fileno())
+            fresh.replace(folder / f"{stem}-{digest[:16]}-{_sha256(fresh)[:16]}.safetensors")
+            if backbone.weights.sha256 is None:
+                with _private(fresh) as file:
+                    file.write(digest.encode())
+                fresh.replace(folder / f"{backbone.weights.file}.sha256")
+    except (OSError, SafetensorError) as error:
+        log.warning("the weights of %s cannot be kept in %s: %s", backbone.name, folder, error)
+        return False
+    return True
 
 
 def _read_kept(

@@ -224,6 +224,22 @@ def test_weights_without_a_pinned_hash_are_given_once_and_their_hash_is_recorded
     assert load(small()).digest == given.digest
 
 
+def test_weights_without_a_pinned_hash_may_be_put_into_the_cache_folder(small, load, checkpoint):
+    (weights_folder() / "small_tiny_vit.pth").write_bytes(checkpoint.read_bytes())
+    assert load(small()).digest == sha256(checkpoint)
+    assert locate(small()).suffix == ".safetensors"
+
+
+def test_a_cache_folder_without_room_prevents_nothing(small, load, checkpoint, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medsa.sam.weights.save_file", full)
+    assert load(small(), weights=checkpoint).digest == sha256(checkpoint)
+    assert "cannot be kept" in caplog.text
+    assert not list(weights_folder().iterdir())
+
+
 def test_own_weights_do_not_replace_the_published_ones(small, load, checkpoint, tmp_path, server, remote):
     tensors = torch.load(checkpoint, weights_only=True)
     own = tmp_path / "own.safetensors"
