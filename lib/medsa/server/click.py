@@ -28,11 +28,13 @@ _IGNORED = {"result_dtype", "result_compress", "restore_label_idx", "logging", "
 class Click:
     """One request for a mask.
 
-    `k`: the slice a 2D model works on, None for a volume. `label`: "" when the client names none.
+    `k`: the slice a 2D model works on, None for a volume (and for an undo, which names none). `label`: ""
+    when the client names none.
     `label_info`: names for a DICOM SEG answer, as MONAI Label's clients send them.
     """
 
     prompt: Prompt
+    dimension: int
     k: int | None
     label: str = ""
     window: str = "auto"
@@ -96,6 +98,7 @@ def read_click(
     check_window(chosen)
     return Click(
         prompt=prompt,
+        dimension=dimension,
         k=k if dimension == 2 else None,
         label=_label(params.get("label"), labels),
         window=chosen,

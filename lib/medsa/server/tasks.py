@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from medsa.sam import load_sam
 from medsa.segmenter import Result, Segmenter, Sessions
 from medsa.server.click import Click, read_click
 from medsa.server.privacy import short
-from medsa.server.scratch import folder
+from medsa.server.scratch import scratch_path
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class Runtime:
         self._loading = threading.Lock()
         self._turns = threading.Lock()
         self._running: dict[Key, threading.Event] = {}
-        self._histories: OrderedDict[Key, list[Click]] = OrderedDict()
+        self._histories: OrderedDict[tuple[Key, int], list[Click]] = OrderedDict()
 
     @property
     def segmenter(self) -> Segmenter:
@@ -93,8 +92,8 @@ class Runtime:
         key = (user, image, click.label)
         if click.reset:
             self.sessions.close(*key)
-            self._histories.pop(key, None)
-        wanted = self._before_last(key) if click.undo else click
+            self._histories.pop((key, click.dimension), None)
+        wanted = self._before_last((key, click.dimension)) if click.undo else click
         if wanted is None:
             return Answer(np.zeros(volume.shape, np.uint8, order="F"), self._params(click, None))
         session = self.sessions.open(*key)
@@ -108,7 +107,7 @@ class Runtime:
                     volume, wanted.prompt, wanted.k, window=wanted.window, session=session
                 )
         if not click.undo:
-            self._note(key, click)
+            self._note((key, click.dimension), click)
         timings = ", ".join(f"{name} {value:.0f} ms" for name, value in result.timings.items())
         logger.info(f"mask for {short(user)} on {short(image)}: {len(result.slices)} slices, {timings}")
         return Answer(result.mask, self._params(wanted, result))
@@ -143,14 +142,14 @@ class Runtime:
                 if self._running.get(key) is newer:
                     del self._running[key]
 
-    def _note(self, key: Key, click: Click) -> None:
+    def _note(self, key: tuple[Key, int], click: Click) -> None:
         with self._turns:
             steps = self._histories.pop(key, [])
             self._histories[key] = [*steps, click][-MOST_STEPS:]
             while len(self._histories) > MOST_HISTORIES:
                 self._histories.popitem(last=False)
 
-    def _before_last(self, key: Key) -> Click | None:
+    def _before_last(self, key: tuple[Key, int]) -> Click | None:
         """Take the last click back; the one before it, or None when there is none."""
         with self._turns:
             steps = self._histories.get(key, [])
@@ -190,7 +189,8 @@ class ClickTask(InferTask):
             name: value for name, value in request.items() if name not in ("image", "model", "save_label")
         }
         path = Path(str(request["image"]))
-        answer, click = self.answer(read_volume(path), path.name, params, str(params.get("client_id") or ""))
-        target = Path(tempfile.mkdtemp(dir=folder())) / f"mask{click.extension}"
-        write_mask(target, answer.mask, read_volume(path))
+        volume = read_volume(path)
+        answer, click = self.answer(volume, path.name, params, str(params.get("client_id") or ""))
+        target = scratch_path(f"mask{click.extension}")
+        write_mask(target, answer.mask, volume)
         return str(target), answer.params

@@ -1,10 +1,14 @@
 """What medsa needs of MONAI Label is there, and its absence is told by name."""
 
+import nibabel
+import numpy as np
 import pytest
 
+from medsa.config import Options
 from medsa.errors import ConfigurationError
 from medsa.server import platform
 from medsa.server.platform import Symbol
+from medsa.server.tasks import ClickTask, Runtime
 
 
 def test_the_installed_monai_label_has_everything():
@@ -36,3 +40,15 @@ def test_every_method_that_is_overridden_is_on_the_list():
     }
     listed = {symbol.attribute.removeprefix("MONAILabelApp.") for symbol in platform.RELIED_ON}
     assert overridden <= listed
+
+
+def test_monai_label_itself_can_call_a_model(tmp_path):
+    """Through `MONAILabelApp.infer` a task gets a path and gives one."""
+    image = np.zeros((40, 30, 3), np.int16)
+    image[10:20, 8:18] = 200
+    nibabel.save(nibabel.Nifti1Image(image, np.diag([-1.0, -1, 2, 1])), tmp_path / "a.nii.gz")
+    task = ClickTask(Runtime(Options(device="cpu")), 2)
+    request = {"image": str(tmp_path / "a.nii.gz"), "model": "medsa_2d", "roi": [9, 20, 7, 18, 1, 1]}
+    path, params = task({**request, "result_extension": ".nii.gz"})
+    assert nibabel.load(path).shape == image.shape
+    assert params["slices"] == [1]
