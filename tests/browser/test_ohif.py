@@ -21,10 +21,10 @@ SCREENSHOT = os.environ.get("MEDSA_SCREENSHOT", "")
 SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
-def deepest(study: DemoStudy, organ: str) -> tuple[int, int, int]:
-    """(i, j, k) of the organ's deepest point on its largest slice."""
+def deepest(study: DemoStudy, organ: str, k: int | None = None) -> tuple[int, int, int]:
+    """(i, j, k) of the organ's deepest point on slice k, or on its largest one."""
     truth = study.truth[organ]
-    k = int(truth.sum(axis=(0, 1)).argmax())
+    k = int(truth.sum(axis=(0, 1)).argmax()) if k is None else k
     i, j = first_click(truth[:, :, k]).index
     return i, j, k
 
@@ -61,14 +61,18 @@ def test_the_viewer_shows_only_its_own_patients_studies(user: Viewer, site: Site
 
 
 @pytest.mark.parametrize(
-    ("name", "organ", "plane"),
-    [("abdomen", "liver", AXIAL), ("brain", "brain", AXIAL), ("coronal", "right kidney", CORONAL)],
+    ("name", "organ", "at", "plane"),
+    [
+        ("abdomen", "liver", None, AXIAL),
+        ("brain", "brain", 20, AXIAL),
+        ("coronal", "right kidney", None, CORONAL),
+    ],
 )
 def test_a_click_on_an_organ_draws_its_mask(
-    name: str, organ: str, plane: str, user: Viewer, site: Site
+    name: str, organ: str, at: int | None, plane: str, user: Viewer, site: Site
 ) -> None:
     study = site.studies[name]
-    i, j, k = deepest(study, organ)
+    i, j, k = deepest(study, organ, at)
     open_and_connect(user, study)
     user.choose("medsa_2d", organ)
     user.click((i, j, k), plane)
@@ -88,7 +92,7 @@ def test_a_click_on_an_organ_draws_its_mask(
 
 
 def test_a_second_click_corrects_the_mask_and_one_off_the_object_takes_away(user: Viewer, site: Site) -> None:
-    study, organ = site.studies["abdomen"], "stomach"
+    study, organ = site.studies["abdomen"], "spleen"
     i, j, k = deepest(study, organ)
     truth = study.truth[organ][:, :, k]
     open_and_connect(user, study)
@@ -175,9 +179,10 @@ def test_the_picture_for_the_readme(user: Viewer, site: Site) -> None:
     study = abdomen((512, 512, 60))
     stow(site.orthanc.dicomweb_url, study.datasets)
     open_and_connect(user, study)
-    for organ in ("liver", "spleen", "right kidney", "left kidney", "spine", "stomach"):
-        user.choose("medsa_2d", organ)
-        user.click(deepest(study, organ))
+    user.choose("medsa_2d", "object")
+    for organ in ("spleen", "stomach", "right kidney", "left kidney", "aorta", "liver"):
+        user.choose_label(organ)
+        user.click(deepest(study, organ, 32))
         user.run()
     user.page.wait_for_timeout(6000)
     user.page.screenshot(path=SCREENSHOT)

@@ -47,8 +47,8 @@ class Row:
 def check(url: str, dicomweb_url: str, studies: Sequence[DemoStudy]) -> None:
     """Click every organ of every study with truth, store one mask, read it back; print what came of it.
 
-    Raises `CheckError` when the mean Dice of the first clicks is below `FLOOR`, when anything but the clicked
-    slice was changed, or when the SEG in the store is not the mask that was saved.
+    Raises `CheckError` when the mean Dice of the first clicks is below `FLOOR`, or that of the second ones lower
+    still, when a click changes other slices, and when the SEG in the store is not what was saved.
     """
     rows = []
     with httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False) as client:
@@ -64,13 +64,14 @@ def check(url: str, dicomweb_url: str, studies: Sequence[DemoStudy]) -> None:
                 )
                 if study.name == "abdomen" and organ == "liver":
                     saved = study, organ, mask
-        mean = float(np.mean([row.first[0] for row in rows]))
+        first = float(np.mean([row.first[0] for row in rows]))
+        second = float(np.mean([row.second[0] for row in rows]))
         latency = float(np.median([row.second[1] for row in rows]))
-        print(f"mean Dice of one click {mean:.2f}; median of a second click {1e3 * latency:.0f} ms")
+        print(f"mean Dice {first:.2f}, then {second:.2f}; median of a second click {1e3 * latency:.0f} ms")
         _save(client, dicomweb_url, *saved)
         print(f"saved {saved[1]} of {saved[0].name}: the SEG is in the store and reads back the same")
-    if mean < FLOOR:
-        raise CheckError(f"the mean Dice of one click is {mean:.2f}, below {FLOOR}")
+    if first < FLOOR or second < first:
+        raise CheckError(f"the mean Dice is {first:.2f}, then {second:.2f}: below {FLOOR}, or falling")
 
 
 def _click(client: httpx.Client, study: DemoStudy, organ: str, truth: NDArray) -> tuple[Row, NDArray]:
