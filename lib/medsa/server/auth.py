@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 import httpx
@@ -19,7 +20,6 @@ from medsa.errors import MedsaError
 USER, ANNOTATOR, REVIEWER, ADMIN = ROLES = ("user", "annotator", "reviewer", "admin")
 """Each role includes those before it."""
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost", "testclient")
 _KEY_LIVES = 600.0
 _KEY_RETRY = 30.0
 
@@ -64,7 +64,13 @@ def enabled() -> bool:
 
 def is_loopback(host: str | None) -> bool:
     """True for this machine; also for a connection without an address (a Unix socket)."""
-    return host is None or host in LOOPBACK or host.startswith("127.")
+    if host in (None, "localhost"):
+        return True
+    try:
+        address = ip_address(host or "")
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def without_authentication(host: str | None) -> User:

@@ -117,11 +117,29 @@ class Door:
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             _check_origin(headers)
         if not auth.enabled():
+            if auth.is_loopback(host):
+                _check_name(headers.get("host", ""))
             return auth.without_authentication(host)
         path = scope["path"].removeprefix(settings.MONAI_LABEL_API_STR)
         if scope["method"] == "OPTIONS" or path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
             return auth.User("", -1)
         return await run_in_threadpool(auth.from_header, headers.get("authorization"))
+
+
+def _check_name(name: str) -> None:
+    """A browser on this machine must have called the server by this machine's name.
+
+    Else a page of another site, whose name suddenly leads to 127.0.0.1, would read what it likes.
+    """
+    bare = name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() else name
+    known = auth.is_loopback(bare.strip("[]").lower()) or {f"http://{name}", f"https://{name}"} & set(
+        origins()
+    )
+    if name and not known:
+        raise auth.ForbiddenError(
+            "without authentication this server answers to localhost only; MONAI_LABEL_CORS_ORIGINS may name "
+            "the address of a reverse proxy"
+        )
 
 
 def _check_origin(headers: Headers) -> None:

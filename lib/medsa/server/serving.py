@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -54,8 +53,9 @@ def install(server: FastAPI, app: MedsaApp) -> None:
     with suppress(OSError):
         (Path(settings.MONAI_LABEL_APP_DIR) / "logs").chmod(0o700)
     doors.install(server)
-    _take_over(_uvicorn())
-    _warn()
+    http = _uvicorn()
+    _take_over(http)
+    _warn(http)
 
 
 def _uvicorn() -> uvicorn.Server | None:
@@ -80,13 +80,15 @@ def _take_over(http: uvicorn.Server | None) -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def _warn() -> None:
+def _warn(http: uvicorn.Server | None) -> None:
+    if auth.enabled():
+        return
     if doors.this_machine_only():
         logger.warning(
             "no --host was given and authentication is off: other machines are not served. Enable "
             "authentication, or open the server to the network with --host 0.0.0.0"
         )
-    elif not auth.enabled() and not any(host in sys.argv for host in auth.LOOPBACK):
+    elif http is not None and not auth.is_loopback(http.config.host):
         logger.warning(
             "ATTENTION: the network is served WITHOUT authentication: whoever reaches this port sees it all"
         )

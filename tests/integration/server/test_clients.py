@@ -196,3 +196,13 @@ def test_the_viewer_and_its_files_are_served(client):
     assert "text/html" in page.headers["content-type"]
     assert client.get("/ohif/app-config.js").text.startswith("window.config")
     assert client.get("/ohif/assets/nothing.js").status_code == 404
+
+
+def test_the_log_names_no_patient_and_no_id(viewer, orthanc_server, demo_abdomen):
+    viewer.ohif(demo_abdomen.series_uid, [[30, 30, 5]])
+    viewer.get(f"/proxy/dicom/qido/studies?PatientName=DEMO*&StudyInstanceUID={demo_abdomen.study_uid}")
+    viewer.get("/datastore/label", params={"label": demo_abdomen.series_uid, "tag": "final"})
+    log = orthanc_server.log.read_text()
+    assert "mask for" in log
+    for secret in (demo_abdomen.series_uid, demo_abdomen.study_uid, "DEMO"):
+        assert secret not in log

@@ -101,9 +101,26 @@ def test_what_is_gone_is_dropped_and_what_cannot_be_asked_serves_on(error, kept)
     time.sleep(0.05)
     if kept:
         assert answers.get_now("series", ask) == 1
+        answers.stale = 0.0
+        assert answers.get_now("series", ask) == 1
     else:
         with pytest.raises(NotFoundError):
             answers.get_now("series", ask)
+
+
+def test_what_is_too_old_is_asked_for_before_it_is_given():
+    answers = Answers(live=0.0, stale=0.0)
+    assert answers.get_now("series", lambda: 1) == 1
+    assert answers.get_now("series", lambda: 2) == 2
+
+
+def test_one_answer_can_be_forgotten_alone():
+    answers = Answers()
+    for question in ("images", "labels"):
+        answers.get(question, lambda: "old")
+    answers.forget("labels")
+    assert answers.get("images", lambda: "new") == "old"
+    assert answers.get("labels", lambda: "new") == "new"
 
 
 def test_no_more_answers_are_kept_than_asked_for():

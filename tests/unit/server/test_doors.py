@@ -20,7 +20,7 @@ ERRORS = {
 }
 
 
-def make(**options):
+def make(client=("127.0.0.1", 5), base_url="http://localhost:8000"):
     app = FastAPI()
 
     @app.get("/raise/{kind}")
@@ -44,7 +44,7 @@ def make(**options):
         return n
 
     doors.install(app)
-    return TestClient(app, raise_server_exceptions=False, **options)
+    return TestClient(app, raise_server_exceptions=False, client=client, base_url=base_url)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_form_beyond_the_limit_is_413(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://testserver.evil.example", "http://["]
+    "origin", ["http://evil.example", "null", "http://localhost:8000.evil.example", "http://["]
 )
 def test_a_page_of_another_site_cannot_act(origin):
     client = make()
@@ -110,7 +110,7 @@ def test_a_page_of_another_site_cannot_act(origin):
 
 def test_a_page_of_the_server_can_act_also_behind_a_reverse_proxy():
     client = make()
-    assert client.post("/echo", headers={"origin": "http://testserver"}).status_code == 200
+    assert client.post("/echo", headers={"origin": "http://localhost:8000"}).status_code == 200
     proxied = {"origin": "https://pacs.example", "x-forwarded-host": "pacs.example"}
     assert client.post("/echo", headers=proxied).status_code == 200
 
@@ -123,6 +123,22 @@ def test_only_origins_that_were_named_share(monkeypatch):
     assert answer.headers["access-control-allow-origin"] == "http://viewer.example"
     other = client.get("/me", headers={"origin": "http://evil.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize("name", ["localhost:8000", "127.0.0.1", "[::1]:8000", "127.1.2.3:80"])
+def test_this_machine_is_called_by_its_own_names(name):
+    assert make(base_url=f"http://{name}").get("/me").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.example:8000", "127.0.0.1.evil.example", "127.evil.example", "[::2]:8000"]
+)
+def test_a_name_that_was_turned_to_this_machine_is_refused(name, monkeypatch):
+    answer = make(base_url=f"http://{name}").get("/me")
+    assert answer.status_code == 403
+    assert make(client=("10.0.0.5", 1), base_url=f"http://{name}").get("/me").status_code == 200
+    monkeypatch.setattr(settings, "MONAI_LABEL_CORS_ORIGINS", [f"https://{name}"])
+    assert make(base_url=f"http://{name}").get("/me").status_code == 200
 
 
 @pytest.mark.parametrize(
