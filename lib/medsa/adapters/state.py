@@ -17,7 +17,7 @@ from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.method import Method
 from medsa.config import explain
 from medsa.errors import NotFoundError, WeightsError
-from medsa.files import write_whole
+from medsa.files import write_atomically
 from medsa.sam import Sam
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
@@ -58,8 +58,8 @@ def save_adapter(model: AdaptedSam, folder: Path, **card: object) -> Card:
         image_size=base.image_size,
         **card,
     )
-    write_whole(folder / TENSORS, save(_trained(model)))
-    write_whole(folder / CARD, written.model_dump_json(indent=2).encode())
+    write_atomically(folder / TENSORS, save(_trained(model)))
+    write_atomically(folder / CARD, written.model_dump_json(indent=2).encode())
     return written
 
 

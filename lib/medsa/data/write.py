@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from medsa.data.nrrd_file import nrrd_bytes
 from medsa.data.seg import Algorithm, check_mask, write_seg
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError
+from medsa.files import write_atomically
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".dcm")
 """What `write_mask` can write."""
@@ -72,20 +71,6 @@ def write_image(path: Path, volume: Volume) -> None:
         voxels = np.ascontiguousarray(voxels).view(RGB24)[..., 0]
     data = nibabel.Nifti1Image(voxels, volume.affine).to_bytes()
     write_atomically(path, gzip.compress(data, 1, mtime=0))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """`data` in the file `path`, mode 0600: whole or not at all, and on the disk when this returns."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _png(mask: NDArray[np.uint8], labels: LabelSet) -> bytes:
