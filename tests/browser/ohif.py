@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright
 
 TIMEOUT = 90_000  # milliseconds: two cores render in software and compute at the same time
+PATIENCE = 300_000  # for a whole volume
 AXIAL, CORONAL = "mpr-axial", "mpr-coronal"
 ARGUMENTS = (
     "--no-sandbox",
@@ -178,7 +179,8 @@ def run_together(*viewers: Viewer) -> list[Answer]:
     before = [each.page.evaluate("window.updates") for each in viewers]
     with ExitStack() as stack:
         waiting = [
-            stack.enter_context(each.page.expect_response("**/infer/**", timeout=TIMEOUT)) for each in viewers
+            stack.enter_context(each.page.expect_response("**/infer/**", timeout=PATIENCE))
+            for each in viewers
         ]
         for each in viewers:
             each.tab.locator("button.actionButton").first.click()

@@ -47,8 +47,8 @@ class Row:
 def check(url: str, dicomweb_url: str, studies: Sequence[DemoStudy]) -> None:
     """Click every organ of every study with truth, store one mask, read it back; print what came of it.
 
-    Raises `CheckError` when the mean Dice of the first clicks is below `FLOOR`, or that of the second ones lower
-    still, when a click changes other slices, and when the SEG in the store is not what was saved.
+    Raises `CheckError` when the mean Dice of the first clicks is below `FLOOR` or that of the second ones is
+    lower still, when a click changes other slices, and when the SEG in the store is not what was saved.
     """
     rows = []
     with httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False) as client:
