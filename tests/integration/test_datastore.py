@@ -259,9 +259,10 @@ def test_a_volume_in_memory_serves_on_while_the_store_is_away(new_orthanc):
     volume = store.volume(series_of(made))
     server.stop()
     store._answers.live = 0.0
-    assert store.volume(series_of(made)) is volume
-    time.sleep(0.2)
-    assert store.volume(series_of(made)) is volume
+    for store._answers.stale in (60.0, 0.0):
+        assert store.volume(series_of(made)) is volume
+        time.sleep(0.2)
+        assert store.volume(series_of(made)) is volume
     with pytest.raises(StoreUnavailableError, match="cannot be reached"):
         store.volume("1.2.3.4")
 
@@ -274,6 +275,31 @@ def test_a_store_that_never_answers_ends_in_a_sentence(monkeypatch):
             web.search("series")
         with pytest.raises(StoreUnavailableError, match="did not confirm in time"):
             web.store(abdomen((16, 16, 2)).datasets)
+
+
+def test_all_who_wait_for_an_image_of_a_hanging_store_get_their_sentence_together(store, study, monkeypatch):
+    asked, sentences, over = [], [], threading.Event()
+
+    def hang(*uids):
+        asked.append(uids)
+        over.wait(60)
+        raise StoreUnavailableError("the DICOMweb store does not answer: try again later")
+
+    def client():
+        with pytest.raises(StoreUnavailableError) as error:
+            store.volume(series_of(study))
+        sentences.append(str(error.value))
+
+    monkeypatch.setattr(store.web, "series", hang)
+    threads = [threading.Thread(target=client) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    over.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(sentences) == 8
+    assert len(asked) < 8
 
 
 def test_a_wrong_address_is_said_to_be_one(orthanc):
@@ -306,6 +332,11 @@ def test_images_can_be_asked_for_by_the_labels_they_have(store, study, tmp_path)
     assert image in store.get_labeled_images(labels=["Liver", "spleen"])
     assert image not in store.get_labeled_images(labels=["liver", "aorta"])
     assert image in store.get_unlabeled_images(labels=["aorta"])
+    for odd in (5, [5], {"liver": 1}):
+        with pytest.raises(BadInputError, match="list of names"):
+            store.get_labeled_images(labels=odd)
+    with pytest.raises(BadInputError, match="tag"):
+        store.get_labeled_images(label_tag=5)
 
 
 def test_without_a_list_of_names_values_are_indices_of_the_label_set(store, study, tmp_path):
@@ -373,12 +404,17 @@ def test_a_series_that_grows_or_goes_is_noticed(new_orthanc):
 def test_a_series_is_asked_about_in_the_background_while_clicks_go_on(store, study, monkeypatch):
     volume = store.volume(series_of(study))
     store._answers.live = 0.0
-    hanging = threading.Event()
-    monkeypatch.setattr(store.web, "search", lambda *_: [hanging.wait(30)][1:])
-    started = time.monotonic()
+    over, asking = threading.Event(), []
+
+    def hang(*_query):
+        asking.append(threading.current_thread())
+        over.wait(60)
+        raise StoreUnavailableError("the DICOMweb store does not answer: try again later")
+
+    monkeypatch.setattr(store.web, "search", hang)
     assert all(store.volume(series_of(study)) is volume for _ in range(20))
-    assert time.monotonic() - started < 20
-    hanging.set()
+    over.set()
+    assert threading.current_thread() not in asking
 
 
 def test_the_users_search_filter_is_respected_and_the_stock_one_is_not(orthanc, monkeypatch, demo_brain):

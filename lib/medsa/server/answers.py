@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
-from medsa.errors import MedsaError, NotFoundError
+from medsa.errors import MedsaError, NotFoundError, StoreUnavailableError
 
 Value = TypeVar("Value")
 
@@ -25,11 +25,11 @@ class Answers:
     """Answers by question, each believed for `live` seconds; at most `most` are kept. Safe to share.
 
     Who asks while somebody else waits for the same answer gets that one, or its error. What takes a store
-    long to say is believed for ten times as long, up to a minute.
+    long to say is believed for ten times as long, up to `stale` seconds.
     """
 
-    def __init__(self, live: float = 5.0, most: int = 4096) -> None:
-        self.live, self._most = live, most
+    def __init__(self, live: float = 5.0, stale: float = 60.0, most: int = 4096) -> None:
+        self.live, self.stale, self._most = live, stale, most
         self._known: OrderedDict[str, _Answer] = OrderedDict()
         self._asked: dict[tuple[str, int], Future[Any]] = {}
         self._epoch = 0
@@ -44,7 +44,7 @@ class Answers:
         return self._renew(question, ask)
 
     def get_now(self, question: str, ask: Callable[[], Value]) -> Value:
-        """As `get`, but an answer that is too old is given at once and renewed for whoever asks next.
+        """As `get`, but up to `stale` seconds old; an old one is renewed for whoever asks next.
 
         It is given on while the store is away, and dropped when `ask` raises `NotFoundError`.
         """
@@ -53,18 +53,30 @@ class Answers:
             waiting = (question, self._epoch) in self._asked
         if known is None:
             return self._renew(question, ask)
-        if not waiting and not self._is_believed(known):
-            threading.Thread(target=self._renew_quietly, args=(question, ask), daemon=True).start()
-        return known.value
+        if self._is_believed(known):
+            return known.value
+        if time.monotonic() - known.given < self.stale:
+            if not waiting:
+                threading.Thread(target=self._renew_quietly, args=(question, ask), daemon=True).start()
+            return known.value
+        try:
+            return self._renew(question, ask)
+        except StoreUnavailableError:
+            with self._lock:
+                self._known[question] = known._replace(given=time.monotonic())
+            return known.value
 
-    def forget(self) -> None:
-        """All answers are out of date, those on their way too."""
+    def forget(self, question: str | None = None) -> None:
+        """An answer, or every one, is out of date; those on their way are too."""
         with self._lock:
             self._epoch += 1
-            self._known.clear()
+            if question is None:
+                self._known.clear()
+            else:
+                self._known.pop(question, None)
 
     def _is_believed(self, answer: _Answer) -> bool:
-        return time.monotonic() - answer.given < max(self.live, min(10 * answer.took, 12 * self.live))
+        return time.monotonic() - answer.given < max(self.live, min(10 * answer.took, self.stale))
 
     def _renew_quietly(self, question: str, ask: Callable[[], Any]) -> None:
         with suppress(MedsaError):

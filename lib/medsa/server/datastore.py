@@ -36,7 +36,7 @@ from medsa.server.answers import Answers
 from medsa.server.dicomweb import DicomWeb, check_uid
 from medsa.server.privacy import short
 from medsa.server.segs import Seg, Segs
-from medsa.server.store import FINAL, Names, Notes, Store, check_tag, listed, no_label
+from medsa.server.store import FINAL, Names, Notes, Store, check_names, check_tag, listed, no_label
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class DicomWebStore(Store):
         self._notes = Notes(self._folder / "notes")
         self._values = _hashed(labels.model_dump_json())
         self._answers = Answers()
+        self._fetching = Answers(live=0.0, stale=0.0, most=0)  # who waits for one image gets one error, too
         self._segs = Segs(self.web, self._folder / "segs", self._answers)
 
     def name(self) -> str:
@@ -80,13 +81,14 @@ class DicomWebStore(Store):
         """Images with a label of this tag; with `labels`, those whose final label holds all of these."""
         if label_tag and label_tag != FINAL:
             return [image for image in self.list_images() if self._kept(image, label_tag).is_file()]
-        wanted = {name.casefold() for name in labels or ()}
+        wanted = check_names(labels)
         labelled = {image for image, seg in self._segs.newest().items() if wanted <= set(seg.labels)}
         return [image for image in self.list_images() if image in labelled]
 
     def volume(self, image_id: str) -> Volume:
         series = self._series(image_id)
-        return self._volumes.get((image_id, _count(series)), lambda: self._fetch(series))[0]
+        key = (image_id, _count(series))
+        return self._fetching.get(repr(key), lambda: self._volumes.get(key, lambda: self._fetch(series))[0])
 
     def _fetch(self, series: Dataset) -> Volume:
         study, uid = str(series.StudyInstanceUID), str(series.SeriesInstanceUID)
@@ -113,8 +115,8 @@ class DicomWebStore(Store):
         algorithm = Algorithm(f"medsa {model}".strip(), medsa.__version__)
         seg = write_seg(mask, volume, self.labels, names=names, algorithm=algorithm, author=author, tag=tag)
         self.web.store([seg])
+        self._segs.forget()
         self._confirm(seg)
-        self._answers.forget()
         label_id = str(seg.SeriesInstanceUID)
         self._notes.add(_hashed(label_id), noted)
         logger.info(f"label {short(label_id)} of image {short(image_id)} is in the store")

@@ -23,7 +23,7 @@ from medsa.data.write import write_image, write_mask
 from medsa.errors import BadInputError, MedsaError, NotFoundError, StoreUnavailableError
 from medsa.server.privacy import short
 from medsa.server.scratch import IMAGE_ENDINGS, LABEL_ENDINGS
-from medsa.server.store import FINAL, Names, Notes, Store, check_tag, listed, no_label
+from medsa.server.store import FINAL, Names, Notes, Store, check_names, check_tag, listed, no_label
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class FolderStore(Store):
     ) -> list[str]:
         """Images with a label of this tag; with `labels`, those whose label was saved as all of these."""
         tag = label_tag or FINAL
-        kept, wanted = self._labels(tag), {name.casefold() for name in labels or ()}
+        kept, wanted = self._labels(tag), check_names(labels)
         return [image for image in self._images() if image in kept and wanted <= self._noted(tag, image)]
 
     def _noted(self, tag: str, image_id: str) -> set[str]:

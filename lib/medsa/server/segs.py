@@ -58,6 +58,10 @@ class Segs:
         """Every one that says which image it belongs to."""
         return self._answers.get("segs", self._ask)
 
+    def forget(self) -> None:
+        """There is a new one."""
+        self._answers.forget("segs")
+
     def _ask(self) -> list[Seg]:
         query = {"Modality": "SEG", "includefield": "00201209"}
         found = {_key(one): one for one in self._web.search("series", query)}

@@ -186,10 +186,17 @@ def _plain(value: Any) -> Any:
 
 def check_tag(tag: str) -> str:
     """`tag`, or MONAI Label's constant for it, when it is a word; raises `BadInputError`."""
-    word = _TAG.fullmatch(tag)
+    word = _TAG.fullmatch(tag) if isinstance(tag, str) else None
     if word is None:
         raise BadInputError("a tag is a word of letters, digits, - and _, such as final")
     return word.group()
+
+
+def check_names(labels: Sequence[str] | None) -> set[str]:
+    """Names of labels that a client asks for, in lower case; raises `BadInputError`."""
+    if not isinstance(labels, Sequence | None) or not all(isinstance(name, str) for name in labels or ()):
+        raise BadInputError('labels must be a list of names such as ["liver"]')
+    return {name.casefold() for name in ([labels] if isinstance(labels, str) else labels or ())}
 
 
 def listed(names: Names) -> list[dict[str, Any]]:
