@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from enum import StrEnum
-from functools import partial
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -17,9 +16,10 @@ from medsa.data.volume import Volume
 from medsa.errors import BadInputError, NotFoundError
 from medsa.server import auth, encode
 from medsa.server.app import MedsaApp
-from medsa.server.click import read_params
+from medsa.server.click import Click, read_params
 from medsa.server.routes.common import AnyUser, App, an_id, owner
 from medsa.server.scratch import IMAGE_ENDINGS, received
+from medsa.server.tasks import Answer
 
 router = APIRouter(prefix="/infer", tags=["Infer"])
 
@@ -62,49 +62,29 @@ async def infer(
 ) -> Response:
     if label is not None:
         raise BadInputError("a label cannot be a prompt: send points or a box")
+    task, sent = app.task(model), _checked(read_params(params))
     name, cookie = _who(request, user, session_id)
-    work = partial(
-        _segment, request, app, user, name, model, image, session_id, read_params(params), file, output
-    )
+
+    def work() -> Response:
+        volume, known_as = _volume(app, user, image, session_id, file)
+        answer, click = task.answer(volume, known_as, sent, f"{name}|{sent.get('client_id') or ''}")
+        return _response(request, app, model, output, volume, answer, click)
+
     response = await anyio.to_thread.run_sync(work, limiter=_LIMITER)
     if cookie:
-        response.set_cookie(
-            COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-        )
+        secure = request.url.scheme == "https"
+        response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=secure)
     return response
 
 
-def _segment(
-    request: Request,
-    app: MedsaApp,
-    user: auth.User,
-    name: str,
-    model: str,
-    image: str,
-    session_id: str,
-    params: dict[str, Any],
-    file: UploadFile | None,
-    output: Output,
-) -> Response:
-    task = app.task(model)
+def _checked(params: dict[str, Any]) -> dict[str, Any]:
+    """`params` when they leave alone what the address says."""
     overridden = [key for key in _REFUSED if params.get(key)]
     if overridden:
         raise BadInputError(
             f"params may not set {overridden[0]}: it is part of the address, or done by its own request"
         )
-    volume, known_as = _volume(app, user, image, session_id, file)
-    name = f"{name}|{params.get('client_id') or ''}"
-    answer, click = task.answer(volume, known_as, params, name)
-    if output is Output.JSON:
-        return JSONResponse(answer.params)
-    if output is Output.DICOM_SEG:
-        names = click.label_info or tuple(answer.params["label_names"])
-        seg = encode.seg_bytes(answer.mask, volume, app.runtime.labels, names[:1], f"medsa {model}")
-        return encode.compressed(encode.file(seg, ".dcm", "application/dicom"), request)
-    content = encode.mask_bytes(answer.mask, volume, click.extension)
-    if output is Output.IMAGE:
-        return encode.compressed(encode.file(content, click.extension), request)
-    return encode.compressed(encode.multipart(answer.params, content, click.extension), request)
+    return params
 
 
 def _volume(
@@ -133,3 +113,18 @@ def _who(request: Request, user: auth.User, session_id: str) -> tuple[str, str]:
         fresh = secrets.token_hex(16)
         return f"{name}|{fresh}", fresh
     return f"{name}|{request.client.host if request.client else ''}", ""
+
+
+def _response(
+    request: Request, app: MedsaApp, model: str, output: Output, volume: Volume, answer: Answer, click: Click
+) -> Response:
+    if output is Output.JSON:
+        return JSONResponse(answer.params)
+    if output is Output.DICOM_SEG:
+        names = click.label_info or tuple(answer.params["label_names"])
+        seg = encode.seg_bytes(answer.mask, volume, app.runtime.labels, names[:1], f"medsa {model}")
+        return encode.compressed(encode.file(seg, ".dcm", "application/dicom"), request)
+    content = encode.mask_bytes(answer.mask, volume, click.extension)
+    if output is Output.IMAGE:
+        return encode.compressed(encode.file(content, click.extension), request)
+    return encode.compressed(encode.multipart(answer.params, content, click.extension), request)
