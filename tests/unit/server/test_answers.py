@@ -76,9 +76,10 @@ def test_an_old_answer_is_given_at_once_and_renewed_behind_the_clients_back():
         renewed.set()
         return 2
 
-    assert answers.get_now("series", ask) == 1
-    assert renewed.wait(10)
     deadline = time.monotonic() + 10
+    while not renewed.is_set() and time.monotonic() < deadline:
+        assert answers.get_now("series", ask) in (1, 2)
+    assert renewed.is_set()
     while answers.get_now("series", ask) == 1 and time.monotonic() < deadline:
         time.sleep(0.001)
     assert answers.get_now("series", ask) == 2
