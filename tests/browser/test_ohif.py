@@ -176,12 +176,10 @@ def test_a_mask_stored_by_the_viewer_arrives_in_the_store(user: Viewer, site: Si
 
 @pytest.mark.skipif(not SCREENSHOT, reason="README's picture is made when MEDSA_SCREENSHOT names its file")
 def test_the_picture_for_the_readme(user: Viewer, site: Site) -> None:
-    study = abdomen((320, 320, 60))
+    study = abdomen((512, 512, 60))
     stow(site.orthanc.dicomweb_url, study.datasets)
-    user.page.set_viewport_size({"width": 1500, "height": 680})
     open_and_connect(user, study)
-    user.page.locator("[data-cy='side-panel-header-left']").click()
-    user.choose("medsa_3d", "spleen")
+    user.choose("medsa_2d", "object")
     for organ in ("spleen", "stomach", "right kidney", "left kidney", "aorta", "liver"):
         user.choose_label(organ)
         user.click(deepest(study, organ, 32))
