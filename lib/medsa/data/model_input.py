@@ -21,6 +21,9 @@ from medsa.sam.backbone import Backbone
 
 Floats = NDArray[np.float64]
 
+PICTURE = 256
+"""Side of the picture of a slice that is kept beside its embedding."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -112,6 +115,13 @@ def slice_input(volume: Volume, k: int, window: Window, backbone: Backbone, fram
         low, high = image.aminmax()
         image = (image - low) / (high - low).clamp(min=1e-8)
     return frame.pad(image)[None]
+
+
+def picture_of(image: Tensor, colour: bool) -> Tensor:
+    """The colours (3, or without `colour` 1, 256, 256) of a `slice_input`, 0..1, float16: to be looked at."""
+    low, high = image.aminmax()
+    small = F.adaptive_avg_pool2d(image[0] if colour else image[0, :1], PICTURE)
+    return ((small - low) / (high - low).clamp(min=1e-8)).half()
 
 
 def resize(images: Tensor, shape: tuple[int, int]) -> Tensor:

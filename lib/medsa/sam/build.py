@@ -110,6 +110,11 @@ class Sam(nn.Module):
                 found[name] = compile_module(decoder, prompts, shapes, watched=self.mask_decoder)
         self._compiled = {name: compiled for name, compiled in found.items() if compiled is not None}
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether `accelerate` has found something to compile."""
+        return bool(self._compiled)
+
     def _fitting(self, name: str, module: nn.Module, value: Tensor) -> Compiled | None:
         compiled = self._compiled.get(name)
         if compiled is None or value.device.type != "cpu" or value.dtype != torch.float32:

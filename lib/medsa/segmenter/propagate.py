@@ -35,8 +35,7 @@ def follow_through(
             beside = k + way
             if not low <= beside <= high or beside in found:
                 continue
-            if cancelled is not None and cancelled():
-                raise CancelledError("this request was overtaken by a newer one")
+            stop_if(cancelled)
             answer = step(beside, found[k])
             if answer is None:
                 continue
@@ -46,3 +45,9 @@ def follow_through(
                 progress(len(found), high - low + 1)
         fronts = alive
     return dict(sorted(found.items()))
+
+
+def stop_if(cancelled: Callable[[], bool] | None) -> None:
+    """Raise `CancelledError` when `cancelled()`."""
+    if cancelled is not None and cancelled():
+        raise CancelledError("this request was overtaken by a newer one")

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsa.data.model_input import Frame, slice_input
+from medsa.data.model_input import Frame, picture_of, slice_input
 from medsa.data.volume import Volume
 from medsa.data.window import Window, choose_window
 from medsa.errors import BadInputError
 from medsa.prompts.prompt import Prompt
 from medsa.sam import Sam
 from medsa.segmenter.cache import ContentCache
-from medsa.segmenter.propagate import follow_through
+from medsa.segmenter.propagate import follow_through, stop_if
 from medsa.segmenter.session import Point, Session, SlicePrompt, State
-from medsa.segmenter.slices import Slice, decode, follow, goes_on
+from medsa.segmenter.slices import Encoded, SliceDecoder, goes_on
 from medsa.segmenter.turns import Turns
 
 
@@ -54,7 +54,8 @@ class Segmenter:
 
     def __init__(self, sam: Sam, cache_mb: int = 512, adapter_digest: str = "") -> None:
         self.sam = sam
-        self.cache: ContentCache[torch.Tensor] = ContentCache(cache_mb * 2**20)
+        self.decoder = SliceDecoder(sam)
+        self.cache: ContentCache[Encoded] = ContentCache(cache_mb * 2**20)
         self.adapter_digest = adapter_digest
         self._encoder, self._decoder = Turns(), Turns()
         self._windows: WeakKeyDictionary[Volume, dict[str, Window]] = WeakKeyDictionary()
@@ -106,8 +107,7 @@ class Segmenter:
             raise BadInputError("nothing says where the object is: click on it or draw a box around it")
         anchors: dict[int, State] = {}
         for k in starts:
-            if cancelled is not None and cancelled():
-                break
+            stop_if(cancelled)
             anchors[k] = request.answer(k)
         found = follow_through(
             anchors, request.bounds(), request.follow, progress=progress, cancelled=cancelled
@@ -173,13 +173,13 @@ class _Request:
 
     def answer(self, k: int) -> State:
         """The mask of a slice's own prompts; from the session when it knows it."""
-        key, where = self._encoded(k)
+        key, encoded = self._encoded(k)
         prompt = self.on_slice(k)
         known = self.session.recall(key, prompt) if self.session is not None else None
         if known is not None and known[0] == prompt:
             return known[1]
         with self._decoding():
-            state = decode(self.segmenter.sam, where, prompt, known[1] if known else None)
+            state = self.segmenter.decoder.decode(encoded, self.frame, prompt, known[1] if known else None)
         if self.session is not None:
             self.session.remember(key, prompt, state)
         return state
@@ -188,9 +188,9 @@ class _Request:
         """The mask of slice k, led by that of the slice beside it; None where the object has ended."""
         if not neighbour.mask.any():
             return None
-        _, where = self._encoded(k)
+        _, encoded = self._encoded(k)
         with self._decoding():
-            state = follow(self.segmenter.sam, where, neighbour)
+            state = self.segmenter.decoder.follow(encoded, self.frame, self.on_slice(k), neighbour)
         return state if goes_on(state, neighbour) else None
 
     def result(self, states: Mapping[int, State]) -> Result:
@@ -198,6 +198,10 @@ class _Request:
         mask = np.zeros(self.volume.shape, np.uint8, order="F")
         for k, state in states.items():
             mask[:, :, k] = self.frame.logits_to_voxel(state.logits.float()[None])[0].numpy().T > 0
+        found = mask.any()
+        for points, value in ((self.prompt.foreground, 1), (self.prompt.background, 0)):
+            i, j, k = np.rint(points[np.isin(np.rint(points[:, 2]), list(states))]).astype(int).T
+            mask[i, j, k] = value
         scores = {k: state.score for k, state in states.items()}
         encoded = self.timings["encode"] > 0
         self.timings["total"] = 1e3 * (time.perf_counter() - self.started)
@@ -209,16 +213,16 @@ class _Request:
             self.timings,
             {"window": str(self.window), "backbone": self.segmenter.sam.config.name},
             not encoded,
-            () if mask.any() else ("the model found no object here: click elsewhere or draw a box",),
+            () if found else ("the model found no object here: click elsewhere or draw a box",),
         )
 
-    def _encoded(self, k: int) -> tuple[Hashable, Slice]:
+    def _encoded(self, k: int) -> tuple[Hashable, Encoded]:
         segmenter, sam = self.segmenter, self.segmenter.sam
 
-        def encode() -> torch.Tensor:
+        def encode() -> Encoded:
             image = slice_input(self.volume, k, self.window, sam.config, self.frame)
             with segmenter._encoder.turn(), torch.inference_mode(), self._stopwatch("encode"):
-                return sam.encode(image)
+                return Encoded(sam.encode(image), picture_of(image, self.volume.is_rgb))
 
         depth = 1
         key = (
@@ -227,8 +231,8 @@ class _Request:
             (self.window.low, self.window.high),
             (sam.digest, sam.image_size, segmenter.adapter_digest),
         )
-        embedding, _ = segmenter.cache.get(key, encode)
-        return key, Slice(embedding, self.frame)
+        encoded, _ = segmenter.cache.get(key, encode)
+        return key, encoded
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:

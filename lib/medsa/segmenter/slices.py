@@ -1,4 +1,4 @@
-"""One slice: its prompts, and what is already known of the mask, become logits."""
+"""One slice: its prompts, and what is already known of its mask, become logits."""
 
 from __future__ import annotations
 
@@ -12,44 +12,83 @@ from torch import Tensor
 
 from medsa.data.model_input import Frame
 from medsa.sam import Sam
-from medsa.segmenter.corrections import correct
-from medsa.segmenter.proposals import boxes_around, clip_boxes
-from medsa.segmenter.session import Point, SlicePrompt, State
+from medsa.segmenter.corrections import cell_of, correct
+from medsa.segmenter.proposals import CoarseDecoder, best_of_proposals, clip_boxes, mask_box
+from medsa.segmenter.session import SlicePrompt, State
 
 MARGIN = 0.05
 """How much wider than a neighbour's mask the box is that looks for the object on the next slice."""
 
 
 @dataclass(frozen=True)
-class Slice:
-    """What decoding needs of a slice: its `embedding` (1, C, h, w) and its `frame` in the model's square."""
+class Encoded:
+    """What is kept of a slice: `embedding` (1, C, h, w) and `picture` (1 or 3, s, s), its colours 0..1."""
 
     embedding: Tensor
-    frame: Frame
+    picture: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return self.embedding.nbytes + self.picture.nbytes
 
 
-def decode(sam: Sam, where: Slice, prompt: SlicePrompt, before: State | None = None) -> State:
-    """The mask of `prompt`, refining the mask `before` it when there is one."""
-    if "point" in sam.config.trained_prompts:
-        return _refine(sam, where, prompt, before)
+class SliceDecoder:
+    """Prompts to masks on encoded slices, in the way the backbone's training allows."""
 
-    def boxed(boxes: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        logits, scores = sam.decode(where.embedding, boxes=torch.from_numpy(boxes).float())
-        return logits[:, 0], scores[:, 0]
+    def __init__(self, sam: Sam) -> None:
+        self.sam = sam
+        self.coarse = None if "point" in sam.config.trained_prompts else CoarseDecoder(sam)
 
-    if before is None and prompt.box is not None:
-        logits, scores = boxed(clip_boxes(np.array([prompt.box]), where.frame))
-        before = State(logits[0].half(), float(scores[0]))
-    elif before is None:
-        before = _propose(sam, where, SlicePrompt(prompt.foreground[:1]))
-    return correct(boxed, where.frame, prompt, before)
+    def decode(
+        self, encoded: Encoded, frame: Frame, prompt: SlicePrompt, before: State | None = None
+    ) -> State:
+        """The mask of `prompt`, refining the mask `before` it; every click is obeyed at its own place."""
+        if self.coarse is None:
+            logits, score = self._from_points(encoded, frame, prompt, before)
+        elif before is not None:
+            logits, score = before.logits.float(), before.score
+        elif prompt.box is not None:
+            logits, score = self._from_box(encoded, clip_boxes(np.array([prompt.box]), frame))
+        else:
+            logits, score = best_of_proposals(
+                self.sam, self.coarse, encoded.embedding, encoded.picture, prompt.foreground[0], frame
+            )
+        logits = correct(logits, encoded.picture, prompt, frame)
+        if prompt.foreground and prompt.box is None:
+            clicked = np.zeros(logits.shape, bool)
+            for point in prompt.foreground:
+                clicked[cell_of(point, len(clicked), frame)] = True
+            logits = keep_parts(logits, clicked)
+        return State(logits.half(), score)
 
+    def follow(self, encoded: Encoded, frame: Frame, prompt: SlicePrompt, neighbour: State) -> State:
+        """The mask of the object whose mask on the slice beside this one is `neighbour`, not empty."""
+        mask = neighbour.mask
+        logits, score = self._from_box(encoded, mask_box(mask, frame.size / len(mask), frame, MARGIN)[None])
+        logits = correct(logits, encoded.picture, prompt, frame)
+        return State(keep_parts(logits, mask).half(), score)
 
-def follow(sam: Sam, where: Slice, neighbour: State) -> State:
-    """The mask of the object whose mask on the slice beside this one is `neighbour`, which is not empty."""
-    box = torch.from_numpy(mask_box(neighbour.mask, where.frame, MARGIN)).float()[None]
-    logits, scores = sam.decode(where.embedding, boxes=box)
-    return State(keep_parts(logits[0, 0], neighbour.mask).half(), float(scores[0, 0]))
+    def _from_box(self, encoded: Encoded, box: NDArray[np.float64]) -> tuple[Tensor, float]:
+        logits, scores = self.sam.decode(encoded.embedding, boxes=torch.from_numpy(box).float())
+        return logits[0, 0], float(scores[0, 0])
+
+    def _from_points(
+        self, encoded: Encoded, frame: Frame, prompt: SlicePrompt, before: State | None
+    ) -> tuple[Tensor, float]:
+        points = prompt.foreground + prompt.background
+        labels = [1.0] * len(prompt.foreground) + [0.0] * len(prompt.background)
+        box = None if prompt.box is None else clip_boxes(np.array([prompt.box]), frame)
+        logits, scores = self.sam.decode(
+            encoded.embedding,
+            points=torch.tensor([points]) if points else None,
+            point_labels=torch.tensor([labels]) if points else None,
+            boxes=None if box is None else torch.from_numpy(box).float(),
+            masks=None if before is None else before.logits.float()[None, None],
+            multimask=before is None and box is None and len(points) == 1,
+        )
+        best = int(scores[0].argmax())
+        return logits[0, best], float(scores[0, best])
 
 
 def goes_on(state: State, neighbour: State) -> bool:
@@ -59,59 +98,10 @@ def goes_on(state: State, neighbour: State) -> bool:
     return bool(state.score > 0.5 and 2 * shared > 0.4 * (here.sum() + there.sum()))
 
 
-def mask_box(mask: NDArray[np.bool_], frame: Frame, margin: float = 0.0) -> NDArray[np.float64]:
-    """(4,) box around a low-resolution mask (h, w), xyxy in model pixels, wider by `margin` of its extent."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    cell = frame.size / len(mask)
-    low = np.array([columns[0], rows[0]]) * cell
-    high = np.array([columns[-1] + 1, rows[-1] + 1]) * cell - 1
-    extent = margin * (high - low)
-    return clip_boxes(np.concatenate([low - extent, high + extent])[None], frame)[0]
-
-
 def keep_parts(logits: Tensor, seed: NDArray[np.bool_]) -> Tensor:
     """Logits (h, w) without the connected parts of the mask that do not touch `seed`, unless none does."""
     parts, count = ndimage.label((logits > 0).numpy())
     kept = np.unique(parts[seed])
     if count <= 1 or not kept.any():
         return logits
-    return torch.where(torch.from_numpy(np.isin(parts, kept)), logits, -logits.abs())
-
-
-def _propose(sam: Sam, where: Slice, click: SlicePrompt) -> State:
-    boxes = boxes_around(click.foreground[0], where.frame)
-    logits, scores = sam.decode(where.embedding, boxes=torch.from_numpy(boxes).float())
-    seed = _cells(click.foreground, logits.shape[-1], where.frame)
-    holds = logits[:, 0].numpy()[:, seed].any(axis=1)
-    best = int((scores[:, 0] + torch.from_numpy(holds)).argmax())
-    return State(keep_parts(logits[best, 0], seed).half(), float(scores[best, 0]))
-
-
-def _refine(sam: Sam, where: Slice, prompt: SlicePrompt, before: State | None) -> State:
-    points = prompt.foreground + prompt.background
-    labels = [1.0] * len(prompt.foreground) + [0.0] * len(prompt.background)
-    box = None
-    if prompt.box is not None:
-        box = torch.from_numpy(clip_boxes(np.array([prompt.box]), where.frame)).float()
-    single = before is None and box is None and len(points) == 1
-    logits, scores = sam.decode(
-        where.embedding,
-        points=torch.tensor([points]) if points else None,
-        point_labels=torch.tensor([labels]) if points else None,
-        boxes=box,
-        masks=before.logits.float()[None, None] if before is not None else None,
-        multimask=single,
-    )
-    best = int(scores[0].argmax())
-    chosen = logits[0, best]
-    if prompt.foreground and prompt.box is None:
-        chosen = keep_parts(chosen, _cells(prompt.foreground, chosen.shape[-1], where.frame))
-    return State(chosen.half(), float(scores[0, best]))
-
-
-def _cells(points: tuple[Point, ...], cells: int, frame: Frame) -> NDArray[np.bool_]:
-    """(cells, cells): the cells of low-resolution logits in which points (model pixels) lie."""
-    marked = np.zeros((cells, cells), bool)
-    x, y = ((np.array(points).T + 0.5) * cells / frame.size).astype(int).clip(0, cells - 1)
-    marked[y, x] = True
-    return marked
+    return torch.where(torch.from_numpy(np.isin(parts, kept[kept > 0])), logits, -logits.abs())

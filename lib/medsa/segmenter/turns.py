@@ -14,6 +14,11 @@ class Turns:
         self._condition = threading.Condition()
         self._next = self._served = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn while another holds it."""
+        return max(0, self._next - self._served - 1)
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for one's turn, hold it, hand it on."""

@@ -1,72 +1,84 @@
 """A click that the mask contradicts changes it; one that it agrees with changes nothing."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsa.data.model_input import Frame
 from medsa.segmenter.corrections import correct
-from medsa.segmenter.session import SlicePrompt, State
+from medsa.segmenter.session import SlicePrompt
 
 FRAME = Frame(64, 64, 256)
 CELLS = 64
-point = st.tuples(st.integers(0, 63), st.integers(0, 63)).map(lambda p: (4 * p[0] + 1.5, 4 * p[1] + 1.5))
+PLAIN = torch.full((1, 256, 256), 0.5)
+cells = st.tuples(st.integers(0, 63), st.integers(0, 63))
 
 
-def filled(boxes):
-    """A model for which the object in a box is the ellipse that fills it."""
-    y, x = np.ogrid[:CELLS, :CELLS]
-    masks = []
-    for x0, y0, x1, y1 in boxes / 4:
-        inside = ((x - (x0 + x1) / 2) / (x1 - x0 + 1) * 2) ** 2 + (
-            (y - (y0 + y1) / 2) / (y1 - y0 + 1) * 2
-        ) ** 2
-        masks.append(torch.from_numpy(np.where(inside <= 1, 4.0, -4.0)).float())
-    return torch.stack(masks), torch.full((len(masks),), 0.9)
+def at(cell: tuple[int, int]) -> tuple[float, float]:
+    """The middle of a cell (x, y) in model pixels."""
+    return 4 * cell[0] + 1.5, 4 * cell[1] + 1.5
 
 
-def nothing(boxes):
-    """A model that finds no object anywhere."""
-    return torch.full((len(boxes), CELLS, CELLS), -4.0), torch.zeros(len(boxes))
+def disc(x: int, y: int, radius: int) -> torch.Tensor:
+    rows, columns = np.ogrid[:CELLS, :CELLS]
+    inside = (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+    return torch.from_numpy(np.where(inside, 5.0, -5.0)).float()
 
 
-def state(box=(60.0, 60.0, 180.0, 180.0)):
-    return State(filled(np.array([box]))[0][0].half(), 0.9)
+def prompt(foreground: list[tuple[int, int]], background: list[tuple[int, int]]) -> SlicePrompt:
+    return SlicePrompt(tuple(map(at, foreground)), tuple(map(at, background)))
 
 
-def at(mask, p):
-    return bool(mask[int((p[1] + 0.5) / 4), int((p[0] + 0.5) / 4)])
-
-
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(
-    st.lists(point, min_size=1, max_size=4, unique=True),
-    st.lists(point, max_size=4, unique=True),
-    st.booleans(),
+    foreground=st.lists(cells, max_size=5, unique=True),
+    background=st.lists(cells, max_size=5, unique=True),
+    level=st.sampled_from([-40.0, -5.0, 0.0, 5.0, 40.0]),
+    seed=st.integers(0, 9),
 )
-def test_every_click_is_obeyed_at_its_place(foreground, background, blind):
-    background = [p for p in background if p not in foreground]
-    prompt = SlicePrompt(tuple(foreground), tuple(background))
-    mask = correct(nothing if blind else filled, FRAME, prompt, state()).mask
-    assert all(at(mask, p) for p in foreground)
-    assert not any(at(mask, p) for p in background)
+def test_every_click_is_obeyed_at_its_place(foreground, background, level, seed) -> None:
+    background = [cell for cell in background if cell not in foreground]
+    picture = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(seed))
+    mask = correct(torch.full((CELLS, CELLS), level), picture, prompt(foreground, background), FRAME) > 0
+    assert all(mask[y, x] for x, y in foreground)
+    assert not any(mask[y, x] for x, y in background)
 
 
-def test_a_click_that_agrees_changes_nothing():
-    before = state()
-    prompt = SlicePrompt(((121.5, 121.5),), ((5.5, 5.5),))
-    assert torch.equal(correct(filled, FRAME, prompt, before).logits, before.logits)
+def test_a_click_that_agrees_changes_nothing() -> None:
+    before = disc(30, 30, 12)
+    assert torch.equal(correct(before, PLAIN, prompt([(30, 30)], [(2, 2)]), FRAME), before)
 
 
-def test_a_missed_click_stretches_the_mask_and_a_spilled_one_cuts_it():
-    before = state()
-    larger = correct(filled, FRAME, SlicePrompt(((121.5, 121.5), (221.5, 121.5))), before)
-    assert larger.mask.sum() > before.mask.sum()
-    smaller = correct(filled, FRAME, SlicePrompt(((101.5, 121.5),), ((161.5, 121.5),)), before)
-    assert smaller.mask.sum() < before.mask.sum()
+def test_a_missed_click_adds_about_its_distance_and_a_spilled_one_takes_it_away() -> None:
+    before = disc(30, 30, 12)
+    added = (correct(before, PLAIN, prompt([(52, 30)], []), FRAME) > 0) & (before <= 0)
+    assert added[30, 46:58].all()
+    assert not added[:, :10].any()
+    taken = (before > 0) & (correct(before, PLAIN, prompt([], [(36, 30)]), FRAME) <= 0)
+    assert taken[30, 33:40].all()
+    assert not taken[30, 18:24].any()
 
 
-def test_an_empty_mask_is_corrected_too():
-    empty = State(torch.full((CELLS, CELLS), -4.0).half(), 0.1)
-    assert at(correct(filled, FRAME, SlicePrompt(((121.5, 121.5),)), empty).mask, (121.5, 121.5))
+def test_what_has_another_colour_than_the_click_stays_as_it_was() -> None:
+    picture = torch.zeros(1, 256, 256)
+    picture[:, 128:] = 1.0
+    added = correct(disc(10, 10, 4), picture, prompt([(40, 24)], []), FRAME) > 0
+    assert added[24:31, 40].all()
+    assert not added[33:, :].any()
+
+
+def test_what_is_nearer_to_a_click_of_the_other_kind_stays_as_it_was() -> None:
+    before = torch.full((CELLS, CELLS), -5.0)
+    after = correct(before, PLAIN, prompt([(20, 30)], [(26, 30)]), FRAME)
+    assert after[30, 20] > 0
+    assert torch.equal(after[:, 24:], before[:, 24:])
+
+
+@pytest.mark.parametrize("size", [256, 1024])
+def test_the_models_resolution_does_not_matter(size: int) -> None:
+    frame = Frame(64, 64, size)
+    click = tuple(frame.points_to_model(np.array([52.0, 30.0])))
+    after = correct(disc(30, 30, 12), PLAIN, SlicePrompt((click,)), frame)
+    assert torch.equal(after, correct(disc(30, 30, 12), PLAIN, prompt([(52, 30)], []), FRAME))
