@@ -34,6 +34,7 @@ from medsa.demo.server import Server
 from medsa.demo.studies import DemoStudy, abdomen, save, stow
 from medsa.prompts.annotator import first_click
 
+PAUSE = 0.5  # seconds after SAM 2's turn: the threads it computed with wait for more before they sleep
 SMALL, LARGE, NEVER_SEEN = (256, 256, 60), (512, 512, 120), 3
 
 
@@ -101,6 +102,7 @@ def take_turns(
     warm, cold, other = [], [], []
     points = np.argwhere(truth[:, :, known])
     for turn, k in enumerate(fresh):
+        time.sleep(PAUSE)
         i, j = points[len(points) * (turn + 1) // (rounds + 2)]
         warm.append(click(client, study, known, (int(i), int(j))))
         cold.append(click(client, study, k))
