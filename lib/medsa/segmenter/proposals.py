@@ -69,7 +69,7 @@ class CoarseDecoder:
         """Masks of boxes (N, 4), at most `BATCH`, at half the resolution of the model's own."""
         pooled = F.adaptive_avg_pool2d(embedding, self.side)
         padded = np.concatenate([boxes, np.repeat(boxes[-1:], BATCH - len(boxes), axis=0)])
-        prompts = torch.from_numpy(padded).float().to(embedding.device)
+        prompts = torch.from_numpy(padded).to(embedding)
         sparse, _ = self.sam.prompt_encoder(points=None, boxes=prompts, masks=None)
         dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         if self._compiled is not None and self._compiled.fits(self.sam.mask_decoder):
@@ -94,8 +94,8 @@ def best_of_proposals(
     """
     boxes = np.concatenate([squares_around(click, frame), boxes_of_colour(picture, click, frame)])
     best = int(np.argmax(quality(coarse.decode(embedding, boxes), picture, click, frame)))
-    logits, scores = sam.decode(embedding, boxes=torch.from_numpy(boxes[best : best + 1]).float())
-    return logits[0, 0], float(scores[0, 0])
+    logits, scores = sam.decode(embedding, boxes=torch.from_numpy(boxes[best : best + 1]).to(embedding))
+    return logits[0, 0].cpu(), float(scores[0, 0])
 
 
 def squares_around(click: tuple[float, float], frame: Frame) -> Boxes:

@@ -222,7 +222,7 @@ class _Request:
         def encode() -> Encoded:
             image = slice_input(self.volume, k, self.window, sam.config, self.frame)
             with segmenter._encoder.turn(), torch.inference_mode(), self._stopwatch("encode"):
-                return Encoded(sam.encode(image), picture_of(image, self.volume.is_rgb))
+                return Encoded(sam.encode(image.to(sam.dense_pe)), picture_of(image, self.volume.is_rgb))
 
         depth = 1
         key = (

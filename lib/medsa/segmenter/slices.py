@@ -70,8 +70,8 @@ class SliceDecoder:
         return State(keep_parts(logits, mask).half(), score)
 
     def _from_box(self, encoded: Encoded, box: NDArray[np.float64]) -> tuple[Tensor, float]:
-        logits, scores = self.sam.decode(encoded.embedding, boxes=torch.from_numpy(box).float())
-        return logits[0, 0], float(scores[0, 0])
+        logits, scores = self.sam.decode(encoded.embedding, boxes=self._tensor(box))
+        return logits[0, 0].cpu(), float(scores[0, 0])
 
     def _from_points(
         self, encoded: Encoded, frame: Frame, prompt: SlicePrompt, before: State | None
@@ -81,14 +81,17 @@ class SliceDecoder:
         box = None if prompt.box is None else clip_boxes(np.array([prompt.box]), frame)
         logits, scores = self.sam.decode(
             encoded.embedding,
-            points=torch.tensor([points]) if points else None,
-            point_labels=torch.tensor([labels]) if points else None,
-            boxes=None if box is None else torch.from_numpy(box).float(),
-            masks=None if before is None else before.logits.float()[None, None],
+            points=self._tensor(np.array([points])) if points else None,
+            point_labels=self._tensor(np.array([labels])) if points else None,
+            boxes=None if box is None else self._tensor(box),
+            masks=None if before is None else self._tensor(before.logits.numpy()[None, None]),
             multimask=before is None and box is None and len(points) == 1,
         )
         best = int(scores[0].argmax())
-        return logits[0, best], float(scores[0, best])
+        return logits[0, best].cpu(), float(scores[0, best])
+
+    def _tensor(self, values: NDArray[np.floating]) -> Tensor:
+        return torch.from_numpy(values).to(self.sam.dense_pe)
 
 
 def goes_on(state: State, neighbour: State) -> bool:
