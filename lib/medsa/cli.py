@@ -6,7 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import medsa
@@ -49,12 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MedsaError as error:
         print(f"medsa: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("\nmedsa: stopped", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except OSError as error:
+        print(f"medsa: {error.strerror}: {error.filename or 'the output'}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nmedsa: stopped", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -146,12 +152,16 @@ def _segment(args: argparse.Namespace) -> None:
     if args.overlay:
         _check_output(args.overlay, (".png",))
 
+    import numpy as np
+
+    from medsa.cli_overlay import draw_overlay
     from medsa.data.labels import load_labels
     from medsa.data.read import read_volume
     from medsa.data.read_label import read_label
     from medsa.data.seg import Algorithm
     from medsa.data.window import check_window
     from medsa.data.write import write_mask
+    from medsa.files import write_atomically
 
     check_window(args.window)
     volume = read_volume(args.image)
@@ -160,23 +170,29 @@ def _segment(args: argparse.Namespace) -> None:
     label = labels.by_name(args.name)
     truth = _truth(read_label(args.truth, volume), args.label) if args.truth else None
 
+    algorithm = Algorithm("medsa", medsa.__version__)
+    save = partial(write_mask, volume=volume, labels=labels, algorithm=algorithm)
+    corner = np.zeros(volume.shape, np.uint8, order="F")
+    corner[0, 0, 0] = label.index
+    with (
+        TemporaryDirectory() as folder
+    ):  # refuse before minutes of work what cannot be written after
+        save(Path(folder) / args.output.name, corner)
+
     segmenter = _segmenter(args)
     result = _run(segmenter, volume, prompt, args)
     k = _shown_slice(prompt, args.slice, result)
     lines = _report(result, k, truth)
-    print(*lines, sep="\n")
+    print(*lines, ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in result.timings.items()), sep="\n")
     for warning in result.warnings:
         print(f"medsa: {warning}", file=sys.stderr)
-    write_mask(
-        args.output,
-        result.mask * label.index,
-        volume,
-        labels,
-        algorithm=Algorithm("medsa", medsa.__version__),
-    )
+    save(args.output, result.mask * label.index)
     print(f"wrote {args.output}")
     if args.overlay:
-        _draw(args, segmenter, volume, prompt, result, k, truth, lines)
+        wanted, window = None if truth is None else truth[:, :, k], segmenter.window(volume, args.window)
+        image = draw_overlay(volume, k, window, result.mask[:, :, k], prompt, wanted, lines)
+        image.save(buffer := BytesIO(), format="PNG")
+        write_atomically(args.overlay, buffer.getvalue())
         print(f"wrote {args.overlay}")
 
 
@@ -318,47 +334,19 @@ def _report(result: Result, k: int, truth: NDArray | None) -> list[str]:
     lines = [line(f"slice {k}", result.mask[:, :, k], wanted, result.scores.get(k, result.score))]
     if len(result.slices) > 1:
         lines.append(line(f"volume ({len(result.slices)} slices)", result.mask, truth, result.score))
-    steps = ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in result.timings.items())
-    return [*lines, f"window {result.options.get('window', '')}; {steps}"]
-
-
-def _draw(
-    args: argparse.Namespace,
-    segmenter: Segmenter,
-    volume: Volume,
-    prompt: Prompt,
-    result: Result,
-    k: int,
-    truth: NDArray | None,
-    lines: Sequence[str],
-) -> None:
-    from medsa.cli_overlay import draw_overlay
-
-    image = draw_overlay(
-        volume,
-        k,
-        segmenter.window(volume, args.window),
-        result.mask[:, :, k],
-        prompt,
-        truth[:, :, k] if truth is not None else None,
-        lines,
-    )
-    part = args.overlay.with_name(f".{args.overlay.name}.part")
-    try:
-        image.save(part, format="PNG")
-        part.replace(args.overlay)
-    finally:
-        part.unlink(missing_ok=True)
+    return [*lines, f"window {result.options.get('window', '')}"]
 
 
 def _check_output(path: Path, endings: tuple[str, ...]) -> None:
-    """Refuse before minutes of work what could not be written after them."""
+    """Refuse at once what could not be written."""
     if not path.name.lower().endswith(endings):
         raise BadInputError(f"'{path.name}' must end in {' or '.join(endings)}")
     if not path.parent.is_dir():
         raise BadInputError(f"there is no folder '{path.parent}' to write '{path.name}' into")
     if path.is_dir():
         raise BadInputError(f"'{path}' is a folder: name a file")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInputError(f"the folder '{path.parent}' may not be written to")
 
 
 if __name__ == "__main__":

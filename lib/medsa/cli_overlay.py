@@ -97,7 +97,8 @@ def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _draw_prompts(draw: ImageDraw.ImageDraw, view: View, prompt: Prompt, k: int) -> None:
     if prompt.box is not None and prompt.box[0, 2] <= k <= prompt.box[1, 2]:
-        corners = np.array([view.position(*corner[:2]) for corner in prompt.box])
+        edges = prompt.box[:, :2] + [[-0.5], [0.5]]  # the corners are voxels inside
+        corners = np.array([view.position(i, j) for i, j in edges])
         draw.rectangle((*corners.min(axis=0), *corners.max(axis=0)), outline=BOX, width=2)
     for points, colour in ((prompt.foreground, POSITIVE), (prompt.background, NEGATIVE)):
         for i, j, _ in points[np.rint(points[:, 2]) == k]:

@@ -155,6 +155,7 @@ def test_a_dicom_folder_becomes_a_dicom_seg_of_the_named_label(
     with Image.open(picture) as image:
         assert image.mode == "RGB"
         assert min(image.size) >= 256
+    assert stat.S_IMODE(picture.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kidney.dcm", "look.png"]
 
 
@@ -180,6 +181,8 @@ def test_a_picture_needs_no_slice_and_background_points_are_kept_out(picture: Pa
         (["{image}", "--point", "nan,5,3", "-o", "{out}"], "finite"),
         (["{image}", "--box", "5,5,5,20,3,3", "-o", "{out}"], "no area"),
         (["{image}", "--point", "5,5,3", "-o", "{out}.jpg"], "must end in"),
+        (["{image}", "--point", "5,5,3", "-o", "{folder}/x.png"], "a PNG holds one slice"),
+        (["{image}", "--point", "5,5,3", "-o", "{folder}/x.dcm"], "DICOM"),
         (["{image}", "--point", "5,5,3", "-o", "{out}", "--overlay", "{out}"], "must end in .png"),
         (["{image}", "--point", "5,5,3", "-o", "{folder}/nowhere/x.nii"], "no folder"),
         (["{folder}/none.nii", "--point", "5,5,3", "-o", "{out}"], "no file"),
