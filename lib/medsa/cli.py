@@ -174,9 +174,7 @@ def _segment(args: argparse.Namespace) -> None:
     save = partial(write_mask, volume=volume, labels=labels, algorithm=algorithm)
     corner = np.zeros(volume.shape, np.uint8, order="F")
     corner[0, 0, 0] = label.index
-    with (
-        TemporaryDirectory() as folder
-    ):  # refuse before minutes of work what cannot be written after
+    with TemporaryDirectory() as folder:  # refuse before minutes of work what cannot be written after
         save(Path(folder) / args.output.name, corner)
 
     segmenter = _segmenter(args)
