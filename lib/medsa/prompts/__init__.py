@@ -1,4 +1,4 @@
-"""Prompts in voxel coordinates, and (later) the simulated annotator."""
+"""Prompts in voxel coordinates, and the simulated annotator that gives them."""
 
 from medsa.prompts.prompt import Prompt
 

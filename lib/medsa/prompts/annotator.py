@@ -2,7 +2,8 @@
 
 Masks are boolean arrays of any dimension, points indices into them (voxels, `(i, j)` for a slice). The same
 arguments always give the same prompts: randomness comes from the generator that is passed in, and without
-one every choice is the deepest point, ties going to the first in memory order.
+one every choice is the deepest point, ties going to the first in memory order. The functions for batches
+(B, H, W) give image by image what the functions for one mask give, at the cost of one.
 """
 
 from __future__ import annotations
@@ -43,12 +44,66 @@ def next_click(truth: Mask, predicted: Mask, rng: np.random.Generator | None = N
     return Click(_inside(region, rng), bool(positive)) if region.any() else None
 
 
+@dataclass(frozen=True)
+class Clicks:
+    """A click for each of B masks: `index` (B, 2), `positive` (B,), `found` (B,), false where none is due.
+
+    Where `found` is false, `index` is (0, 0).
+    """
+
+    index: NDArray[np.intp]
+    positive: Mask
+    found: Mask
+
+
+def first_clicks(truth: Mask, rng: np.random.Generator | None = None) -> Clicks:
+    """`first_click` for masks (B, H, W); where a mask is empty nothing is found."""
+    found = truth.any(axis=(1, 2))
+    return Clicks(_inside_each(truth, found, rng), np.ones(len(truth), bool), found)
+
+
+def next_clicks(truth: Mask, predicted: Mask, rng: np.random.Generator | None = None) -> Clicks:
+    """`next_click` for masks (B, H, W); where a prediction is right nothing is found."""
+    missed, spilled = np.split(_largest_regions(np.concatenate([truth & ~predicted, predicted & ~truth])), 2)
+    positive = missed.sum(axis=(1, 2)) >= spilled.sum(axis=(1, 2))
+    region = np.where(positive[:, None, None], missed, spilled)
+    found = region.any(axis=(1, 2))
+    return Clicks(_inside_each(region, found, rng), positive, found)
+
+
 def tight_box(truth: Mask) -> Floats:
     """(2, D): the lowest and highest index of the object along each axis, both inclusive."""
     if not truth.any():
         raise ValueError("there is no object to draw a box around")
     indices = np.argwhere(truth)
     return np.stack([indices.min(axis=0), indices.max(axis=0)]).astype(np.float64)
+
+
+def tight_boxes(truth: Mask) -> Floats:
+    """(B, 2, 2): `tight_box` for masks (B, H, W), none of them empty."""
+    if not truth.any(axis=(1, 2)).all():
+        raise ValueError("there is no object to draw a box around")
+    boxes = np.empty((len(truth), 2, 2))
+    for axis in (1, 2):
+        held = truth.any(axis=3 - axis)
+        boxes[:, 0, axis - 1] = held.argmax(axis=1)
+        boxes[:, 1, axis - 1] = truth.shape[axis] - 1 - held[:, ::-1].argmax(axis=1)
+    return boxes
+
+
+def jittered_boxes(
+    truth: Mask, rng: np.random.Generator, deviation: float = 0.1, most: float = 20 / 1024
+) -> Floats:
+    """(B, 2, 2): boxes as Segment Anything was trained with, around masks (B, H, W).
+
+    Each side moves by normal noise whose `deviation` is a part of the object's extent along that axis, by
+    `most` of the image's extent at the utmost, and stays in the image.
+    """
+    tight = tight_boxes(truth)
+    extent = tight[:, 1:] - tight[:, :1] + 1
+    size = np.array(truth.shape[1:])
+    moves = (rng.standard_normal(tight.shape) * deviation * extent).clip(-most * size, most * size)
+    return (tight + moves).clip(0, size - 1.0)
 
 
 def loose_box(truth: Mask, iou: float, rng: np.random.Generator) -> Floats:
@@ -93,3 +148,40 @@ def _largest_region(wrong: Mask) -> Mask:
     if count <= 1:
         return wrong
     return parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+
+
+def _mosaic(masks: Mask) -> Mask:
+    """Masks (B, H, W) below one another, (B * (H + 2), W + 2), each in a frame of zeros."""
+    return np.pad(masks, ((0, 0), (1, 1), (1, 1))).reshape(-1, masks.shape[2] + 2)
+
+
+def _tiles(mosaic: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """What `_mosaic` laid out, (B, H, W) again."""
+    return mosaic.reshape(shape[0], shape[1] + 2, shape[2] + 2)[:, 1:-1, 1:-1]
+
+
+def _largest_regions(wrong: Mask) -> Mask:
+    """`_largest_region` for masks (B, H, W)."""
+    parts, count = ndimage.label(_mosaic(wrong))
+    parts = _tiles(parts, wrong.shape)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    tile = np.zeros(count + 1, np.intp)
+    tile[parts] = np.arange(len(parts))[:, None, None]
+    order = np.lexsort((-sizes[1:], tile[1:])) + 1  # stable: of equal regions of a tile the first leads
+    tiles, first = np.unique(tile[order], return_index=True)
+    largest = np.full(len(parts), -1)
+    largest[tiles] = order[first]
+    return parts == largest[:, None, None]
+
+
+def _inside_each(region: Mask, found: Mask, rng: np.random.Generator | None) -> NDArray[np.intp]:
+    """(B, 2): `_inside` for regions (B, H, W), drawn one after another; zeros where not `found`."""
+    index = np.zeros((len(region), 2), np.intp)
+    if rng is not None:
+        for n in np.flatnonzero(found):
+            index[n] = _inside(region[n], rng)
+    elif found.any():
+        depth = _tiles(ndimage.distance_transform_edt(_mosaic(region)), region.shape)
+        deepest = depth.reshape(len(region), -1).argmax(axis=1)
+        index[found] = np.stack(np.unravel_index(deepest, region.shape[1:]), axis=1)[found]
+    return index

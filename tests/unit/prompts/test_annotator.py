@@ -6,9 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medsa.prompts.annotator import Click, box_iou, first_click, loose_box, next_click, tight_box
+from medsa.prompts.annotator import (
+    Click,
+    Clicks,
+    box_iou,
+    first_click,
+    first_clicks,
+    jittered_boxes,
+    loose_box,
+    next_click,
+    next_clicks,
+    tight_box,
+    tight_boxes,
+)
 
 masks = arrays(np.bool_, (9, 7))
+batches = arrays(np.bool_, (4, 9, 7))
+seeds = st.none() | st.integers(0, 99)
 
 
 def _disc(centre: tuple[int, int], radius: int) -> np.ndarray:
@@ -79,3 +93,44 @@ def test_without_an_object_there_is_nothing_to_click_on() -> None:
     for ask in (first_click, tight_box):
         with pytest.raises(ValueError):
             ask(np.zeros((3, 3), bool))
+
+
+def _rng(seed: int | None) -> np.random.Generator | None:
+    return None if seed is None else np.random.default_rng(seed)
+
+
+def _one_by_one(clicks: Clicks) -> list[Click | None]:
+    return [
+        Click((int(i), int(j)), bool(positive)) if found else None
+        for (i, j), positive, found in zip(clicks.index, clicks.positive, clicks.found, strict=True)
+    ]
+
+
+@settings(deadline=None)
+@given(truth=batches, predicted=batches, seed=seeds)
+def test_clicks_for_a_batch_are_those_of_its_masks_one_by_one(
+    truth: np.ndarray, predicted: np.ndarray, seed: int | None
+) -> None:
+    rng = _rng(seed)
+    first = [first_click(mask, rng) if mask.any() else None for mask in truth]
+    assert _one_by_one(first_clicks(truth, _rng(seed))) == first
+    rng = _rng(seed)
+    further = [next_click(mask, guess, rng) for mask, guess in zip(truth, predicted, strict=True)]
+    assert _one_by_one(next_clicks(truth, predicted, _rng(seed))) == further
+
+
+@given(truth=batches.filter(lambda masks: masks.any(axis=(1, 2)).all()))
+def test_boxes_for_a_batch_are_those_of_its_masks_one_by_one(truth: np.ndarray) -> None:
+    assert (tight_boxes(truth) == np.stack([tight_box(mask) for mask in truth])).all()
+
+
+@given(seed=st.integers(0, 1000), deviation=st.floats(0, 2))
+def test_jittered_boxes_stay_in_the_image_near_the_tight_ones_and_repeat_under_their_seed(
+    seed: int, deviation: float
+) -> None:
+    truth = np.stack([_disc((20, 11), 8), _disc((3, 28), 5)])
+    boxes = jittered_boxes(truth, np.random.default_rng(seed), deviation, most=0.1)
+    assert (boxes == jittered_boxes(truth, np.random.default_rng(seed), deviation, most=0.1)).all()
+    assert (np.abs(boxes - tight_boxes(truth)) <= np.array([4.0, 3.0]) + 1e-9).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= [39, 29]).all()
