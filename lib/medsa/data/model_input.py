@@ -102,10 +102,19 @@ class Frame:
 
 def slice_input(volume: Volume, k: int, window: Window, backbone: Backbone, frame: Frame) -> Tensor:
     """Slice k as a backbone's image encoder takes it: (1, 3, S, S) float32, windowed, resized, normalised."""
+    return normalise(slice_pixels(volume, k, window, frame), backbone, frame)[None]
+
+
+def slice_pixels(volume: Volume, k: int, window: Window, frame: Frame) -> Tensor:
+    """Slice k windowed to 0..255 and resized: (1 or 3, rows, columns) float32."""
     grey = apply_window(volume.voxels[:, :, k], window).swapaxes(0, 1)
     image = torch.from_numpy(np.ascontiguousarray(grey))
-    image = image.permute(2, 0, 1) if volume.is_rgb else image.expand(3, -1, -1)
-    image = frame.image_to_model(image)
+    return frame.image_to_model(image.permute(2, 0, 1) if volume.is_rgb else image[None])
+
+
+def normalise(pixels: Tensor, backbone: Backbone, frame: Frame) -> Tensor:
+    """`slice_pixels` (1 or 3, rows, columns) as the image encoder takes them: (3, S, S) float32, padded."""
+    image = pixels.float().expand(3, -1, -1)
     if backbone.pixel_mean is not None and backbone.pixel_std is not None:
         mean, std = (
             torch.tensor(values)[:, None, None] for values in (backbone.pixel_mean, backbone.pixel_std)
@@ -114,7 +123,7 @@ def slice_input(volume: Volume, k: int, window: Window, backbone: Backbone, fram
     else:
         low, high = image.aminmax()
         image = (image - low) / (high - low).clamp(min=1e-8)
-    return frame.pad(image)[None]
+    return frame.pad(image)
 
 
 def picture_of(image: Tensor, colour: bool) -> Tensor:
