@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import medsa
+from medsa import cli_versions
 from medsa.errors import BadInputError, MedsaError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"medsa {medsa.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_segment(commands)
+    cli_versions.add(commands)
     backbones = commands.add_parser(
         "backbones",
         help="list the foundation models: parameters, input size, licence, where their weights are",

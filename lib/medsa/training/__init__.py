@@ -1,0 +1,1 @@
+"""Learning from labels: the engine, sticky splits, adapter versions, the promotion gate, retraining."""
