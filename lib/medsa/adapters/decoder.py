@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from segment_anything.modeling import MaskDecoder
 from segment_anything.modeling.mask_decoder import MLP
@@ -11,6 +13,14 @@ from medsa.adapters.bottleneck import Adapter
 from medsa.adapters.hyper_prompt import CONDITIONING
 from medsa.adapters.method import DecoderAdapters, MaskHead
 from medsa.adapters.upsampling import MultiScaleFusion, ProgressiveUpsampling
+from medsa.sam.folded_decoder import (
+    FoldedDecoder,
+    attend_to_each_other,
+    attend_to_image,
+    attend_to_tokens,
+)
+
+Block = Any  # a two-way block of segment-anything's mask decoder
 
 
 class DecoderAdaptation(nn.Module):
@@ -30,6 +40,20 @@ class DecoderAdaptation(nn.Module):
         self.prompted = nn.ModuleDict({name: conditioned(length, width, length) for name in names})
         self.mlp = nn.ModuleDict({name: Adapter(length, width) for name in names})
         self.image = nn.ModuleDict({name: Adapter(length, width) for name in names})
+
+    def after_image(self, n: int, block: Block, queries: Tensor, heard: Tensor, prompts: Tensor) -> Tensor:
+        """Tokens (B, T, C) of block n after what they `heard` of the image and the MLP; prompts (B, P, C)."""
+        key = str(n)
+        if key not in self.prompted:
+            queries = block.norm2(queries + heard)
+            return block.norm3(queries + block.mlp(queries))
+        queries = block.norm2(queries + (heard + self.prompted[key](heard, prompts)))
+        return block.norm3(queries + block.mlp(queries) + self.scale * self.mlp[key](queries))
+
+    def after_tokens(self, n: int, block: Block, image: Tensor) -> Tensor:
+        """Image positions (B, h * w, C) of block n after what they saw of the tokens."""
+        key = str(n)
+        return block.norm4(image + self.image[key](image) if key in self.image else image)
 
 
 class ClassHead(nn.Module):
@@ -57,7 +81,7 @@ def two_way(
     embedding: Tensor,
     position: Tensor,
     sparse: Tensor,
-    adaptation: DecoderAdaptation | None = None,
+    adaptation: DecoderAdaptation,
 ) -> tuple[Tensor, Tensor]:
     """The two-way transformer on pairs: image n sees the prompts of image n only.
 
@@ -70,26 +94,11 @@ def two_way(
     place = position.flatten(2).transpose(1, 2)
     queries = tokens
     for n, layer in enumerate(decoder.transformer.layers):
-        key = str(n)
-        adapters = adaptation if adaptation is not None and key in adaptation.prompted else None
-        if layer.skip_first_layer_pe:
-            queries = layer.self_attn(q=queries, k=queries, v=queries)
-        else:
-            q = queries + tokens
-            queries = queries + layer.self_attn(q=q, k=q, v=queries)
-        queries = layer.norm1(queries)
+        queries = attend_to_each_other(layer, queries, tokens)
         heard = layer.cross_attn_token_to_image(q=queries + tokens, k=image + place, v=image)
-        if adapters is not None:
-            heard = heard + adapters.prompted[key](heard, sparse)
-        queries = layer.norm2(queries + heard)
-        out = queries + layer.mlp(queries)
-        if adapters is not None:
-            out = out + adapters.scale * adapters.mlp[key](queries)
-        queries = layer.norm3(out)
+        queries = adaptation.after_image(n, layer, queries, heard, sparse)
         image = image + layer.cross_attn_image_to_token(q=image + place, k=queries + tokens, v=queries)
-        if adapters is not None:
-            image = image + adapters.image[key](image)
-        image = layer.norm4(image)
+        image = adaptation.after_tokens(n, layer, image)
     transformer = decoder.transformer
     final = transformer.final_attn_token_to_image(q=queries + tokens, k=image + place, v=image)
     queries = transformer.norm_final_attn(queries + final)
@@ -102,7 +111,7 @@ def decode(
     position: Tensor,
     sparse: Tensor,
     multimask: bool,
-    adaptation: DecoderAdaptation | None = None,
+    adaptation: DecoderAdaptation,
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, M, 4h, 4w), predicted IoU (B, M) of SAM's own mask head; M is 3 with `multimask`, else 1."""
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -117,3 +126,45 @@ def decode(
     logits = (weights @ features.view(batch, channels, height * width)).view(batch, -1, height, width)
     predicted = decoder.iou_prediction_head(queries[:, 0])
     return logits[:, chosen], predicted[:, chosen]
+
+
+class AdaptedDecoder(nn.Module):
+    """A mask decoder with its adapters, called as segment-anything's own, but image n sees its prompts only.
+
+    It holds both, and copies neither.
+    """
+
+    def __init__(self, decoder: MaskDecoder, adaptation: DecoderAdaptation) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.adaptation = adaptation
+
+    def forward(
+        self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, M, 4h, 4w) and predicted IoU (N, M).
+
+        `embedding` (1 or N, C, h, w), `position` (1, C, h, w), `sparse` (N, P, C), `dense` (1 or N, C, h, w).
+        """
+        return decode(self.decoder, embedding + dense, position, sparse, multimask, self.adaptation)
+
+
+class FoldedAdaptedDecoder(FoldedDecoder):
+    """The folded decoder (see `medsa.sam.folded_decoder`) with adapters in its two-way blocks."""
+
+    def __init__(self, adapted: AdaptedDecoder, position: Tensor, multimask: bool) -> None:
+        super().__init__(adapted.decoder, position, multimask)
+        self.adaptation = adapted.adaptation
+        self.own_tokens: int = 1 + adapted.decoder.num_mask_tokens
+
+    def two_way(
+        self, n: int, block: Block, queries: Tensor, keys: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Block n as `two_way` above, with the image's projections folded into the tokens."""
+        queries = attend_to_each_other(block, queries, tokens)
+        placed = keys + self.image_pe
+        heard = attend_to_image(block.cross_attn_token_to_image, queries + tokens, placed, keys)
+        prompts = tokens[:, self.own_tokens :]
+        queries = self.adaptation.after_image(n, block, queries, heard, prompts)
+        attended = attend_to_tokens(block.cross_attn_image_to_token, placed, queries + tokens, queries)
+        return queries, self.adaptation.after_tokens(n, block, keys + attended)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -71,17 +71,14 @@ class EncoderAdaptation(nn.Module):
             }
         )
         self.fact = nn.ModuleDict()
-        self._tuned: dict[int, TunedQKV] = {}
+        self._tuned: dict[int, tuple[FactorTuning | LoRA, int]] = {}
         if method.low_rank is not None:
             kind = FactorTuning if method.low_rank.kind == "fact" else LoRA
             for width in dict.fromkeys(widths[first:]):
                 members = [n for n in placed if widths[n] == width]
                 shared = kind(width, method.low_rank.rank, len(members), method.low_rank.scale)
                 self.fact[str(width)] = shared
-                for position, n in enumerate(members):
-                    self._tuned[n] = TunedQKV(
-                        blocks[n].attn.qkv, shared, position, _interleaved_heads(blocks[n])
-                    )
+                self._tuned |= {n: (shared, position) for position, n in enumerate(members)}
 
     def run_block(self, n: int, block: Block, x: Tensor, depth: int) -> Tensor:
         """Block n with its adapters, (B * D, H, W, L) -> same; without any of them exactly the block."""
@@ -90,22 +87,22 @@ class EncoderAdaptation(nn.Module):
         is_tiny = isinstance(block, TinyViTBlock)
         if f"before_{n}" in self.volumetric:
             x = self.volumetric[f"before_{n}"](x, depth)
-        with self._tuned_qkv(n, block):
-            normed = x if is_tiny else block.norm1(x)
-            attended = block.attend(normed) if is_tiny else _attend_in_windows(block, normed)
-            update = attended
-            if key in self.encoder_attention:
-                update = update + self.encoder_attention[key](attended)
-            if key in self.encoder_depth and depth > 1:
-                along = _attend_in_depth(block) if is_tiny else block.attn
-                update = update + self.encoder_depth[key](depth_attention(along, normed, depth))
+        tuned = self._tuned_block(n, block)
+        normed = x if is_tiny else block.norm1(x)
+        attended = tuned.attend(normed) if is_tiny else _attend_in_windows(tuned, normed)
+        update = attended
+        if key in self.encoder_attention:
+            update = update + self.encoder_attention[key](attended)
+        if key in self.encoder_depth and depth > 1:
+            along = _attend_in_depth(tuned) if is_tiny else tuned.attn
+            update = update + self.encoder_depth[key](depth_attention(along, normed, depth))
         x = x + update
         if f"after_{n}" in self.volumetric:
             x = self.volumetric[f"after_{n}"](x, depth)
         if is_tiny:
             x = block.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            out = x + block.mlp(x)
-            normed = block.mlp.norm(x) if key in self.encoder_mlp else x
+            normed = block.mlp.norm(x)
+            out = x + block.mlp.layers(normed)
         else:
             normed = block.norm2(x)
             out = x + block.mlp(normed)
@@ -115,8 +112,27 @@ class EncoderAdaptation(nn.Module):
             out = out + self.encoder_global[key](entered)
         return out
 
-    def _tuned_qkv(self, n: int, block: Block) -> AbstractContextManager[None]:
-        return _swapped(block.attn, self._tuned[n]) if n in self._tuned else nullcontext()
+    def _tuned_block(self, n: int, block: Block) -> Block:
+        """The block with its queries and values tuned; the block itself stays as it is for everyone else."""
+        if n not in self._tuned:
+            return block
+        tuning, position = self._tuned[n]
+        heads = block.attn.heads if isinstance(block, TinyViTBlock) else None
+        qkv = TunedQKV(block.attn.qkv, tuning, position, heads)
+        return _with_part(block, attn=_with_part(block.attn, qkv=qkv))
+
+
+class AdaptedEncoder(nn.Module):
+    """An image encoder with its adapters; it holds both, and copies neither."""
+
+    def __init__(self, encoder: Encoder, adaptation: EncoderAdaptation) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.adaptation = adaptation
+
+    def forward(self, images: Tensor, depth: int = 1, checkpointing: bool = False) -> Tensor:
+        """Embeddings (B * D, C, h, w) of images (B * D, 3, S, S), D = `depth` slices of a slab in a row."""
+        return encode(self.encoder, images, depth, self.adaptation.run_block, checkpointing)
 
 
 def encode(
@@ -180,15 +196,8 @@ def _attend_in_depth(block: TinyViTBlock) -> Callable[[Tensor], Tensor]:
     return attend
 
 
-def _interleaved_heads(block: Block) -> int | None:
-    return block.attn.heads if isinstance(block, TinyViTBlock) else None
-
-
-@contextmanager
-def _swapped(attention: Block, qkv: TunedQKV) -> Iterator[None]:
-    base = attention.qkv
-    attention.qkv = qkv
-    try:
-        yield
-    finally:
-        attention.qkv = base
+def _with_part(module: Block, **parts: nn.Module) -> Block:
+    """A module that shares all with `module` but the named parts."""
+    changed = copy(module)
+    changed.__dict__["_modules"] = {**module._modules, **parts}
+    return changed

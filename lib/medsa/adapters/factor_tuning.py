@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class FactorTuning(nn.Module):
@@ -76,10 +74,7 @@ class TunedQKV(nn.Module):
         super().__init__()
         self.block = block
         self.heads = heads
-        self._shared = (
-            base,
-            tuning,
-        )  # in a tuple: both belong to others and are no parameters of this module
+        self._shared = (base, tuning)  # in a tuple: both belong to others
 
     def _beside(self, query: Tensor, value: Tensor) -> Tensor:
         zero = torch.zeros_like(query)
@@ -89,18 +84,13 @@ class TunedQKV(nn.Module):
         return torch.cat(parts, dim=-1).flatten(-2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., L) -> (..., 3L)."""
+        """(..., L) -> (..., 3L); merged where nothing is to learn."""
         base, tuning = self._shared
-        return base(x) + self._beside(*tuning(x, self.block))
+        if torch.is_grad_enabled():
+            return base(x) + self._beside(*tuning(x, self.block))
+        return F.linear(x, self.merged(), base.bias)
 
-    @contextmanager
-    def merged(self) -> Iterator[nn.Linear]:
-        """The plain projection with the increment folded in; afterwards the frozen weights are back."""
+    def merged(self) -> Tensor:
+        """The projection's weight (3L, L) with the increment in it; the frozen weight stays as it is."""
         base, tuning = self._shared
-        kept = base.weight.data
-        with torch.no_grad():
-            base.weight.data = kept + self._beside(*tuning.increment(self.block)).T
-        try:
-            yield base
-        finally:
-            base.weight.data = kept
+        return base.weight + self._beside(*tuning.increment(self.block)).T

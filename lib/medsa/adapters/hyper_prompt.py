@@ -30,9 +30,8 @@ class PromptAdapter(nn.Module):
 
     def prompt_embedding(self, prompts: Tensor) -> Tensor:
         """`e_prompt` (B, width) of prompts (B, P, prompt_length); zeros where there is no prompt token."""
-        if prompts.shape[1] == 0:
-            return prompts.new_zeros(prompts.shape[0], self.reduce.out_features)
-        return self.reduce(prompts).mean(dim=1)
+        count = torch.ones_like(prompts[..., :1]).sum(dim=1).clamp(min=1)  # a trace keeps it a variable
+        return self.reduce(prompts).sum(dim=1) / count
 
     def inner(self, e_down: Tensor, e_prompt: Tensor) -> Tensor:
         """What happens between the projections: (B, T, width), (B, width) -> (B, T, width)."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -12,10 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medsa.adapters.decoder import ClassHead, DecoderAdaptation, decode, two_way
-from medsa.adapters.encoder import EncoderAdaptation, encode, transformer_blocks
-from medsa.adapters.method import Method, read_method
-from medsa.sam import Sam
+from medsa.adapters.decoder import (
+    AdaptedDecoder,
+    ClassHead,
+    DecoderAdaptation,
+    FoldedAdaptedDecoder,
+    two_way,
+)
+from medsa.adapters.encoder import AdaptedEncoder, EncoderAdaptation, transformer_blocks
+from medsa.adapters.method import DecoderAdapters, Method, read_method
+from medsa.sam import Backbone, Sam
+from medsa.sam.accelerate import (
+    Compiled,
+    compile_decoders,
+    compile_encoder,
+    fitting,
+    needs_gradient,
+    state_of,
+)
+from medsa.sam.backbone import PromptKind
+from medsa.sam.promptable import decode_prompts
 
 MASK_HEAD = (
     "output_upscaling",
@@ -33,7 +50,7 @@ class AdapterSet(nn.Module):
         super().__init__()
         length = sam.config.decoder.width
         self.encoder = EncoderAdaptation(transformer_blocks(sam.image_encoder), method.encoder)
-        self.decoder = DecoderAdaptation(length, method.decoder) if method.decoder else None
+        self.decoder = DecoderAdaptation(length, method.decoder or DecoderAdapters(blocks=()))
         self.mask_head: ClassHead | None = None
         if method.head:
             steps = round(math.log2(sam.image_size / sam.embedding_size))
@@ -45,19 +62,44 @@ class AdapterSet(nn.Module):
         for part in method.trains:
             self.own.get_submodule(part).requires_grad_(True)
 
+    def train(self, mode: bool = True) -> AdapterSet:
+        """Copies of the base stay in eval mode: their batch statistics are the base's."""
+        super().train(mode)
+        self.own.eval()
+        return self
+
 
 class AdaptedSam(nn.Module):
     """A frozen `Sam` seen through a method's adapters; the base is shared and never changed.
 
-    `adapters` holds what is the method's own. Any number of these may share one base.
+    `adapters` holds what is the method's own. Any number of these may share one base, in several threads.
+    `trained_prompts` are the prompts that were taught (none for a method without prompts) and `multimask`
+    whether a single click was taught to give three masks to choose from: the base's, until whoever trains
+    sets others. It stands wherever a `Sam` does (`medsa.sam.promptable`). Where a method leaves encoder or
+    decoder alone, those of the base answer, compiled ones among them.
     """
 
     def __init__(self, sam: Sam, method: Method) -> None:
         super().__init__()
         self.method = method
         self.checkpointing = False
+        self.trained_prompts: tuple[PromptKind, ...] = sam.config.trained_prompts if method.prompts else ()
+        self.multimask = sam.multimask
         self.adapters = AdapterSet(sam, method)
-        self._base = (sam,)  # in a tuple: the base is shared, not a part of this module's state
+        self._base = (sam,)  # in tuples: the base is shared, not a part of this module's state
+        own, adapters = self.adapters.own, self.adapters
+        encoder, decoder = (
+            own[name] if name in own else getattr(sam, name) for name in ("image_encoder", "mask_decoder")
+        )
+        self._parts = (AdaptedEncoder(encoder, adapters.encoder), AdaptedDecoder(decoder, adapters.decoder))
+        without = DecoderAdaptation(sam.config.decoder.width, DecoderAdapters(blocks=()))
+        self._pairs = (AdaptedDecoder(sam.mask_decoder, without),)
+        self.changes_encoder = "image_encoder" in own or _has_parameters(adapters.encoder)
+        self.changes_decoder = (
+            "mask_decoder" in own or "prompt_encoder" in own or _has_parameters(adapters.decoder)
+        )
+        self._compiled: dict[str, Compiled] = {}
+        self._digests: dict[str, tuple[object, str]] = {}
         self._enabled = True
 
     @property
@@ -65,20 +107,81 @@ class AdaptedSam(nn.Module):
         """The frozen model, as `load_sam` made it."""
         return self._base[0]
 
-    def _part(self, name: str) -> Any:
-        own = self.adapters.own
-        return own[name] if self._enabled and name in own else getattr(self.base, name)
+    @property
+    def config(self) -> Backbone:
+        """The backbone's, with the prompts that this model was trained with."""
+        return self.base.config.model_copy(update={"trained_prompts": self.trained_prompts})
 
-    def _decoder_adapters(self) -> DecoderAdaptation | None:
-        return self.adapters.decoder if self._enabled else None
+    @property
+    def digest(self) -> str:
+        return self.base.digest
+
+    @property
+    def image_size(self) -> int:
+        return self.base.image_size
+
+    @property
+    def embedding_size(self) -> int:
+        return self.base.embedding_size
+
+    @property
+    def dense_pe(self) -> Tensor:
+        return self.base.dense_pe
+
+    @property
+    def prompt_encoder(self) -> Any:
+        own = self.adapters.own
+        return (
+            own["prompt_encoder"] if self._enabled and "prompt_encoder" in own else self.base.prompt_encoder
+        )
+
+    @property
+    def mask_decoder(self) -> AdaptedDecoder:
+        """What decodes: called as segment-anything's own, but pairs images with prompts."""
+        return self._parts[1] if self._enabled else self._pairs[0]
+
+    @property
+    def adapter_digest(self) -> str:
+        """sha256 of all that was learnt (writes through `.data` are not seen); "" when nothing can be."""
+        parts = [self.adapters] if self.changes_encoder or self.changes_decoder else []
+        return self._digest("adapter", parts, f"{self.method!r} {self.trained_prompts} {self.multimask}")
+
+    @property
+    def encoder_digest(self) -> str:
+        """sha256 of what was learnt in the image encoder; "" where embeddings are the base's."""
+        own = self.adapters.own
+        parts = [self.adapters.encoder, *([own["image_encoder"]] if "image_encoder" in own else [])]
+        return self._digest("encoder", parts if self.changes_encoder else [], repr(self.method.encoder))
+
+    def _digest(self, name: str, parts: Sequence[nn.Module], settings: str) -> str:
+        if not parts or not self._enabled:
+            return ""
+        state = [mark for part in parts for _, mark in state_of(part)]
+        if name not in self._digests or self._digests[name][0] != state:
+            digest = hashlib.sha256(settings.encode())
+            for key, value in sorted(pair for part in parts for pair in part.state_dict().items()):
+                digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+                digest.update(value.detach().cpu().contiguous().numpy().data)
+            self._digests[name] = state, digest.hexdigest()
+        return self._digests[name][1]
 
     def encode(self, images: Tensor) -> Tensor:
         """Embeddings: images (B, 3, S, S) -> (B, C, h, w), slabs (B, D, 3, S, S) -> (B, D, C, h, w)."""
         depth = images.shape[1] if images.ndim == 5 else 1
         flat = images.flatten(0, 1) if images.ndim == 5 else images
-        run = self.adapters.encoder.run_block if self._enabled else _plain
-        out = encode(self._part("image_encoder"), flat, depth, run, self.checkpointing)
+        changed = self._enabled and self.changes_encoder
+        out = self._encode(flat, depth) if changed else self.base.encode(flat)
         return out.unflatten(0, images.shape[:2]) if images.ndim == 5 else out
+
+    def _encode(self, images: Tensor, depth: int) -> Tensor:
+        encoder = self._parts[0]
+        if needs_gradient([encoder], images):
+            return encoder(images, depth, self.checkpointing)
+        fast = fitting(self._compiled.get("encoder"), encoder, images) if depth == 1 else None
+        if fast is not None:
+            return torch.cat([fast(image)[0] for image in images.split(1)])
+        with torch.no_grad():
+            return encoder(images, depth)
 
     def decode(
         self,
@@ -93,11 +196,37 @@ class AdaptedSam(nn.Module):
 
         `embedding` (1, C, h, w) for N prompts on one image, or (N, C, h, w) for a prompt on each of N images.
         """
-        labelled = None if points is None or point_labels is None else (points, point_labels)
-        sparse, dense = self._part("prompt_encoder")(points=labelled, boxes=boxes, masks=masks)
-        decoder = self._part("mask_decoder")
-        position, adapters = self.base.dense_pe, self._decoder_adapters()
-        return decode(decoder, embedding + dense, position, sparse, multimask, adapters)
+        prompts = (points, point_labels, boxes, masks, multimask)
+        changed = self._enabled and self.changes_decoder
+        if not changed and len(embedding) == 1:
+            return self.base.decode(embedding, *prompts)
+        name = "masks" if multimask else "mask"
+        return decode_prompts(self, self._compiled.get(name) if changed else None, embedding, *prompts)
+
+    def folded_decoder(self, position: Tensor, multimask: bool) -> nn.Module:
+        """The mask decoder with its adapters, ready to be traced; as `Sam.folded_decoder`."""
+        return FoldedAdaptedDecoder(self.mask_decoder, position, multimask)
+
+    def accelerate(self) -> None:
+        """Compile for the CPU what differs from the base; as `Sam.accelerate`, and safe beside requests."""
+        encoder, decoder = self._parts
+        found = compile_encoder(encoder, self.image_size) if self.changes_encoder else {}
+        if self.changes_decoder:
+            found |= compile_decoders(
+                lambda multimask: FoldedAdaptedDecoder(decoder, self.dense_pe, multimask),
+                self.dense_pe,
+                watched=decoder,
+            )
+        self._compiled = found
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether `accelerate` has found something to compile, or all is the base's, which is."""
+        changed = self.changes_encoder or self.changes_decoder
+        return bool(self._compiled) if changed else self.base.accelerated
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": {}}
 
     def segment(self, images: Tensor, embedding: Tensor, boxes: Tensor | None = None) -> Tensor:
         """Multi-class logits (B, classes, S, S) of the method's own head; `boxes` (B, 4) where it takes them.
@@ -107,16 +236,16 @@ class AdaptedSam(nn.Module):
         head = self.adapters.mask_head
         if head is None:
             raise ValueError(f"{self.method.name} has no multi-class head")
-        decoder = self._part("mask_decoder")
-        sparse, dense = self._part("prompt_encoder")(points=None, boxes=boxes, masks=None)
+        decoder = self.mask_decoder
+        sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=None)
         sparse = sparse.expand(embedding.shape[0], -1, -1)
         tokens, image = two_way(
-            decoder,
+            decoder.decoder,
             head.tokens.weight,
             embedding + dense,
             self.base.dense_pe,
             sparse,
-            self._decoder_adapters(),
+            decoder.adaptation,
         )
         return head(tokens[:, : head.tokens.num_embeddings], image, images)
 
@@ -166,8 +295,8 @@ def gradient_count(model: AdaptedSam) -> int:
     )
 
 
-def _plain(_n: int, block: nn.Module, x: Tensor, _depth: int) -> Tensor:
-    return block(x)
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def _place(name: str) -> str:

@@ -19,6 +19,7 @@ from medsa.config import explain
 from medsa.errors import NotFoundError, WeightsError
 from medsa.files import write_atomically
 from medsa.sam import Sam
+from medsa.sam.backbone import PromptKind
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
 
@@ -26,8 +27,9 @@ TENSORS, CARD = "adapter.safetensors", "card.json"
 class Card(BaseModel):
     """All that is needed to serve an adapter version and to train it again; no patient is named in it.
 
-    `studies` maps "training" and "validation" to hashed study ids, `metrics` whatever was measured before and
-    after.
+    `trained_prompts` are the prompts it was taught (None: those of its backbone), and so asked with, and
+    `multimask` whether a single click was taught to give three masks to choose from, as SAM does. `studies`
+    maps "training" and "validation" to hashed study ids, `metrics` whatever was measured before and after.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +38,8 @@ class Card(BaseModel):
     backbone: str
     backbone_digest: str
     image_size: int
+    trained_prompts: tuple[PromptKind, ...] | None = None
+    multimask: bool = True
     labels: tuple[str, ...] = ()
     studies: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
@@ -56,7 +60,7 @@ def save_adapter(model: AdaptedSam, folder: Path, **card: object) -> Card:
         backbone=base.config.name,
         backbone_digest=base.digest,
         image_size=base.image_size,
-        **card,
+        **{"trained_prompts": model.trained_prompts, "multimask": model.multimask, **card},
     )
     write_atomically(folder / TENSORS, save(_trained(model)))
     write_atomically(folder / CARD, written.model_dump_json(indent=2).encode())
@@ -100,6 +104,9 @@ def load_adapter(sam: Sam, folder: Path) -> AdaptedSam:
     model = adapt(sam, card.method).to(sam.dense_pe.device).eval()
     _check(tensors, _trained(model), folder)
     model.adapters.load_state_dict(tensors, strict=False)
+    if card.trained_prompts is not None:
+        model.trained_prompts = card.trained_prompts
+    model.multimask = card.multimask
     return model
 
 

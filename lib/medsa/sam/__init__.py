@@ -2,10 +2,12 @@
 
 from medsa.sam.backbone import Backbone, read_backbone, read_backbones
 from medsa.sam.build import Sam, build_sam, load_sam
+from medsa.sam.promptable import Promptable
 from medsa.sam.weights import backbone_table, locate
 
 __all__ = [
     "Backbone",
+    "Promptable",
     "Sam",
     "backbone_table",
     "build_sam",

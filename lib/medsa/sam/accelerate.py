@@ -11,6 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from medsa.config import cache_dir
 
 log = logging.getLogger(__name__)
 
-KEEP = 16  # compiled models in the cache folder
+KEEP = 32  # compiled models in the cache folder: up to four a model
 LARGEST = 1 << 30  # bytes of weights: compiling more than that needs several times as much memory
 
 
@@ -35,7 +36,7 @@ class Compiled:
     """
 
     def __init__(self, module: nn.Module, infer: Callable[[list[np.ndarray]], Iterable[np.ndarray]]) -> None:
-        self._state = [(weakref.ref(part), mark) for part, mark in _state(module)]
+        self._state = [(weakref.ref(part), mark) for part, mark in state_of(module)]
         self._infer = infer
         self._lock = threading.Lock()
 
@@ -46,7 +47,7 @@ class Compiled:
 
     def fits(self, module: nn.Module) -> bool:
         """Whether `module` is still in the state in which it was compiled."""
-        now = _state(module)
+        now = state_of(module)
         return len(now) == len(self._state) and all(
             known() is part and before == mark
             for (known, before), (part, mark) in zip(self._state, now, strict=True)
@@ -97,6 +98,43 @@ def compile_module(
     return Compiled(watched or module, lambda inputs: request.infer(inputs, share_inputs=True).values())
 
 
+def compile_encoder(encoder: nn.Module, image_size: int) -> dict[str, Compiled]:
+    """`{"encoder": ...}` for images (1, 3, S, S), S = `image_size`; empty where it is not possible."""
+    image = torch.zeros(1, 3, image_size, image_size)
+    compiled = compile_module(encoder, [image], [image.shape])
+    return {} if compiled is None else {"encoder": compiled}
+
+
+def compile_decoders(
+    fold: Callable[[bool], nn.Module], position: Tensor, watched: nn.Module
+) -> dict[str, Compiled]:
+    """`{"mask": ..., "masks": ...}` of `fold(multimask)`, for any number of prompts on one image.
+
+    `position` (1, C, h, w) tells the grid. A decoder whose `fold` raises `TypeError` is left out.
+    """
+    _, width, side, _ = position.shape
+    prompts = [torch.zeros(1, width, side, side), torch.zeros(1, width, 1, 1), torch.zeros(2, 2, width)]
+    shapes = [[1, width, side, side], [-1, width, -1, -1], [-1, -1, width]]
+    found = {}
+    for name, multimask in (("mask", False), ("masks", True)):
+        with suppress(TypeError):
+            found[name] = compile_module(fold(multimask), prompts, shapes, watched=watched)
+    return {name: compiled for name, compiled in found.items() if compiled is not None}
+
+
+def fitting(compiled: Compiled | None, module: nn.Module, value: Tensor) -> Compiled | None:
+    """`compiled` where it can be used instead of `module` for an input such as `value`, else None."""
+    if compiled is None or value.device.type != "cpu" or value.dtype != torch.float32:
+        return None
+    return compiled if compiled.fits(module) else None
+
+
+def needs_gradient(modules: Sequence[nn.Module], *inputs: Tensor) -> bool:
+    """Whether anything here is to learn."""
+    parameters = (parameter for module in modules for parameter in module.parameters())
+    return torch.is_grad_enabled() and any(value.requires_grad for value in (*inputs, *parameters))
+
+
 def _convert(module: nn.Module, example: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Any:
     """The OpenVINO model of a traced module; what `openvino.convert_model` does, in a quarter of its time."""
     from openvino.frontend import FrontEndManager
@@ -115,7 +153,7 @@ def _convert(module: nn.Module, example: Sequence[Tensor], shapes: Sequence[Sequ
     return model
 
 
-def _state(module: nn.Module) -> list[tuple[object, tuple[int, int]]]:
+def state_of(module: nn.Module) -> list[tuple[object, tuple[int, int]]]:
     """What a compiled copy depends on: the submodules and their hooks, the tensors' places and versions."""
     parts: list[tuple[object, tuple[int, int]]] = [
         (part, (len(part._forward_hooks), len(part._forward_pre_hooks))) for part in module.modules()

@@ -10,6 +10,7 @@ from medsa.config import config_names, load_config
 from medsa.errors import ConfigurationError
 
 Triple = tuple[float, float, float]
+PromptKind = Literal["point", "box", "mask"]
 
 
 class _Data(BaseModel):
@@ -95,7 +96,7 @@ class Backbone(_Data):
     pixel_mean: Triple | None = None
     pixel_std: Triple | None = None
     resize: Literal["longest_side", "stretch"] = "longest_side"
-    trained_prompts: tuple[Literal["point", "box"], ...]
+    trained_prompts: tuple[PromptKind, ...]
     parameters: int = Field(gt=0)
     licence: str
     source: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,13 @@ import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from medsa.sam.accelerate import Compiled, compile_module
+from medsa.sam.accelerate import Compiled, compile_decoders, compile_encoder, fitting, needs_gradient
 from medsa.sam.attention import FoldedAttention
 from medsa.sam.backbone import Backbone, TinyViTArchitecture, read_backbone
 from medsa.sam.folded_decoder import FoldedDecoder
+from medsa.sam.promptable import decode_prompts
 from medsa.sam.tiny_vit import TinyViT
 from medsa.sam.weights import read_weights
-
-BATCH = 8  # prompts decoded at a time: bounds memory to about 25 MiB each
 
 
 class Sam(nn.Module):
@@ -31,6 +28,8 @@ class Sam(nn.Module):
     """
 
     dense_pe: Tensor
+    adapter_digest = encoder_digest = ""  # nothing was learnt on top: see `Promptable`
+    multimask = True
 
     def __init__(self, config: Backbone, image_size: int | None = None) -> None:
         super().__init__()
@@ -53,9 +52,9 @@ class Sam(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Embeddings (B, C, h, w) of images (B, 3, S, S), float32, already normalised."""
-        if _needs_gradient([self.image_encoder], images):
+        if needs_gradient([self.image_encoder], images):
             return self.image_encoder(images)
-        if fast := self._fitting("encoder", self.image_encoder, images):
+        if fast := fitting(self._compiled.get("encoder"), self.image_encoder, images):
             return torch.cat([fast(image)[0] for image in images.split(1)])
         with torch.no_grad():
             return self.image_encoder(images)
@@ -75,23 +74,16 @@ class Sam(nn.Module):
         on the object, 0 beside it, -1 no point (padding). `boxes` (N, 4) as (x0, y0, x1, y1) in model pixels.
         `masks` (N or 1, 1, 4h, 4w): logits of an earlier round. M is 3 with `multimask`, else 1.
         """
-        prompts = [value for value in (points, boxes, masks) if value is not None]
-        labelled = None if points is None or point_labels is None else (points, point_labels)
-        wanted = _needs_gradient([self.prompt_encoder, self.mask_decoder], embedding, *prompts)
-        with torch.set_grad_enabled(wanted):
-            sparse, dense = self.prompt_encoder(points=labelled, boxes=boxes, masks=masks)
-            name = "masks" if multimask else "mask"
-            if wanted or not (fast := self._fitting(name, self.mask_decoder, embedding)):
-                return self.mask_decoder(embedding, self.dense_pe, sparse, dense, multimask)
-        if masks is None:
-            dense = dense[:1, :, :1, :1]
-        shared = len(dense) == 1
-        parts = [
-            fast(embedding, dense if shared else dense[i : i + BATCH], sparse[i : i + BATCH])
-            for i in range(0, len(sparse), BATCH)
-        ]
-        logits, scores = zip(*parts, strict=True)
-        return torch.cat(logits), torch.cat(scores)
+        compiled = self._compiled.get("masks" if multimask else "mask")
+        return decode_prompts(self, compiled, embedding, points, point_labels, boxes, masks, multimask)
+
+    def folded_decoder(self, position: Tensor, multimask: bool) -> nn.Module:
+        """The mask decoder for embeddings of the grid of `position` (1, C, h, w), ready to be traced.
+
+        Called with embedding (1, C, h, w), dense (1 or N, C, h, w) or (1, C, 1, 1), sparse (N, P, C). Raises
+        `TypeError` when the decoder is not segment_anything's own.
+        """
+        return FoldedDecoder(self.mask_decoder, position, multimask)
 
     def accelerate(self) -> None:
         """Compile encoder and decoder for the CPU; `encode` and `decode` use them while they fit the modules.
@@ -99,35 +91,20 @@ class Sam(nn.Module):
         They are used for CPU tensors without gradients, until a weight or a block of the model is changed or
         replaced; call it again after that. Where it is not possible, all stays as it is.
         """
-        image = torch.zeros(1, 3, self.image_size, self.image_size)
-        width, side = self.config.decoder.width, self.embedding_size
-        prompts = [torch.zeros(1, width, side, side), torch.zeros(1, width, 1, 1), torch.zeros(2, 2, width)]
-        shapes = [[1, width, side, side], [-1, width, -1, -1], [-1, -1, width]]
-        found = {"encoder": compile_module(self.image_encoder, [image], [image.shape])}
-        for name, multimask in (("mask", False), ("masks", True)):
-            with suppress(TypeError):
-                decoder = FoldedDecoder(self.mask_decoder, self.dense_pe, multimask)
-                found[name] = compile_module(decoder, prompts, shapes, watched=self.mask_decoder)
-        self._compiled = {name: compiled for name, compiled in found.items() if compiled is not None}
+        encoder = compile_encoder(self.image_encoder, self.image_size)
+        self._compiled = encoder | compile_decoders(
+            lambda multimask: self.folded_decoder(self.dense_pe, multimask),
+            self.dense_pe,
+            watched=self.mask_decoder,
+        )
 
     @property
     def accelerated(self) -> bool:
         """Whether `accelerate` has found something to compile."""
         return bool(self._compiled)
 
-    def _fitting(self, name: str, module: nn.Module, value: Tensor) -> Compiled | None:
-        compiled = self._compiled.get(name)
-        if compiled is None or value.device.type != "cpu" or value.dtype != torch.float32:
-            return None
-        return compiled if compiled.fits(module) else None
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
-
-
-def _needs_gradient(modules: Sequence[nn.Module], *inputs: Tensor) -> bool:
-    parameters = (parameter for module in modules for parameter in module.parameters())
-    return torch.is_grad_enabled() and any(value.requires_grad for value in (*inputs, *parameters))
 
 
 def _image_encoder(config: Backbone, image_size: int) -> nn.Module:

@@ -50,8 +50,8 @@ class FoldedDecoder(nn.Module):
         tokens = torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         keys = (embedding + dense).flatten(2).transpose(1, 2)
         queries = tokens
-        for block in transformer.layers:
-            queries, keys = self.two_way(block, queries, keys, tokens)
+        for n, block in enumerate(transformer.layers):
+            queries, keys = self.two_way(n, block, queries, keys, tokens)
 
         used = [0, *range(1 + self.first, 1 + self.last)]
         queries, tokens = queries[:, used], tokens[:, used]
@@ -65,15 +65,15 @@ class FoldedDecoder(nn.Module):
         return logits, decoder.iou_prediction_head(queries[:, 0])[:, self.first : self.last]
 
     def two_way(
-        self, block: TwoWayAttentionBlock, queries: Tensor, keys: Tensor, tokens: Tensor
+        self,
+        n: int,  # noqa: ARG002 - who adapts the blocks needs to know which
+        block: TwoWayAttentionBlock,
+        queries: Tensor,
+        keys: Tensor,
+        tokens: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """One block: tokens to themselves, tokens to image, MLP, image to tokens."""
-        if block.skip_first_layer_pe:
-            queries = block.self_attn(queries, queries, queries)
-        else:
-            placed = queries + tokens
-            queries = queries + block.self_attn(placed, placed, queries)
-        queries = block.norm1(queries)
+        """Block n: tokens to themselves, tokens to image, MLP, image to tokens."""
+        queries = attend_to_each_other(block, queries, tokens)
         placed_keys = keys + self.image_pe
         queries = block.norm2(
             queries + attend_to_image(block.cross_attn_token_to_image, queries + tokens, placed_keys, keys)
@@ -91,6 +91,16 @@ class FoldedDecoder(nn.Module):
         x = F.gelu(_transposed_convolution(second, x))
         x = torch.matmul(x, weights).view(count, height, width, 2, 2, 2, 2, masks)
         return x.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(count, masks, 4 * height, 4 * width)
+
+
+def attend_to_each_other(block: TwoWayAttentionBlock, queries: Tensor, tokens: Tensor) -> Tensor:
+    """Tokens (N, T, C) attend to themselves, in the block's own way; (N, T, C)."""
+    if block.skip_first_layer_pe:
+        queries = block.self_attn(queries, queries, queries)
+    else:
+        placed = queries + tokens
+        queries = queries + block.self_attn(placed, placed, queries)
+    return block.norm1(queries)
 
 
 def attend_to_image(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -96,7 +96,11 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(width * ratio, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+        return self.layers(self.norm(x))
+
+    def layers(self, x: Tensor) -> Tensor:
+        """What follows the norm, (..., C) -> same."""
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medsa.data.model_input import Frame
-from medsa.sam import Sam
+from medsa.sam import Promptable
 from medsa.sam.accelerate import Compiled, compile_module
-from medsa.sam.folded_decoder import FoldedDecoder
 
 Boxes = NDArray[np.float64]
 Masks = NDArray[np.bool_]
@@ -49,7 +48,7 @@ class CoarseDecoder:
     Compiled when `sam` is accelerated.
     """
 
-    def __init__(self, sam: Sam) -> None:
+    def __init__(self, sam: Promptable) -> None:
         self.sam = sam
         self.side = (sam.embedding_size + 1) // 2
         self.dense_pe = sam.prompt_encoder.pe_layer((self.side, self.side))[None]
@@ -57,7 +56,7 @@ class CoarseDecoder:
 
     def _compile(self) -> Compiled | None:
         try:
-            decoder = FoldedDecoder(self.sam.mask_decoder, self.dense_pe, multimask=False)
+            decoder = self.sam.folded_decoder(self.dense_pe, multimask=False)
         except TypeError:
             return None
         width, side = self.sam.config.decoder.width, self.side
@@ -81,7 +80,7 @@ class CoarseDecoder:
 
 
 def best_of_proposals(
-    sam: Sam,
+    sam: Promptable,
     coarse: CoarseDecoder,
     embedding: Tensor,
     picture: Tensor,

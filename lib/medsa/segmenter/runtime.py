@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from medsa.data.model_input import Frame, picture_of, slice_input
 from medsa.data.volume import Volume
 from medsa.data.window import Window, choose_window
-from medsa.errors import BadInputError
+from medsa.errors import BadInputError, ConfigurationError
 from medsa.prompts.prompt import Prompt
-from medsa.sam import Sam
+from medsa.sam import Promptable
 from medsa.segmenter.cache import ContentCache
 from medsa.segmenter.propagate import follow_through, stop_if
 from medsa.segmenter.session import Point, Session, SlicePrompt, State
@@ -46,19 +47,33 @@ class Result:
 
 
 class Segmenter:
-    """One backbone for all users: it holds embeddings and nothing of any request; threads may share it.
+    """One model for all users: it holds embeddings and nothing of any request; threads may share it.
 
     Encoder and decoder have a lock each: a click on an encoded slice does not wait while another slice is
-    being encoded, and a volume lets others in after each of its slices.
+    being encoded, and a volume lets others in after each of its slices. Raises `ConfigurationError` for a
+    model that takes no prompts.
     """
 
-    def __init__(self, sam: Sam, cache_mb: int = 512, adapter_digest: str = "") -> None:
+    def __init__(self, sam: Promptable, cache_mb: int = 512) -> None:
         self.sam = sam
-        self.decoder = SliceDecoder(sam)
+        self.decoder = _decoder_of(sam)
         self.cache: ContentCache[Encoded] = ContentCache(cache_mb * 2**20)
-        self.adapter_digest = adapter_digest
         self._encoder, self._decoder = Turns(), Turns()
         self._windows: WeakKeyDictionary[Volume, dict[str, Window]] = WeakKeyDictionary()
+
+    def beside(self, sam: Promptable) -> Segmenter:
+        """A segmenter for another model on the same base: they share embeddings, memory and locks.
+
+        Embeddings of models whose encoders compute the same are the same entries of the cache.
+        """
+        other = copy(self)
+        other.sam, other.decoder = sam, _decoder_of(sam)
+        return other
+
+    def accelerate(self) -> None:
+        """Compile the model for this CPU; requests are served meanwhile, and faster from then on."""
+        self.sam.accelerate()
+        self.decoder = SliceDecoder(self.sam)
 
     def segment_slice(
         self,
@@ -122,6 +137,14 @@ class Segmenter:
         return windows[spec]
 
 
+def _decoder_of(sam: Promptable) -> SliceDecoder:
+    if not sam.config.trained_prompts:
+        raise ConfigurationError(
+            "this model takes no clicks and no boxes: it segments all its classes at once, unasked"
+        )
+    return SliceDecoder(sam)
+
+
 class _Request:
     """One request on its way: its volume, prompts and clock; gone when it is answered."""
 
@@ -175,13 +198,14 @@ class _Request:
         """The mask of a slice's own prompts; from the session when it knows it."""
         key, encoded = self._encoded(k)
         prompt = self.on_slice(k)
-        known = self.session.recall(key, prompt) if self.session is not None else None
+        remembered = (key, self.segmenter.sam.adapter_digest)
+        known = self.session.recall(remembered, prompt) if self.session is not None else None
         if known is not None and known[0] == prompt:
             return known[1]
         with self._decoding():
             state = self.segmenter.decoder.decode(encoded, self.frame, prompt, known[1] if known else None)
         if self.session is not None:
-            self.session.remember(key, prompt, state)
+            self.session.remember(remembered, prompt, state)
         return state
 
     def follow(self, k: int, neighbour: State) -> State | None:
@@ -229,7 +253,7 @@ class _Request:
             self.volume.slice_digest(k),
             depth,
             (self.window.low, self.window.high),
-            (sam.digest, sam.image_size, segmenter.adapter_digest),
+            (sam.digest, sam.image_size, sam.encoder_digest),
         )
         encoded, _ = segmenter.cache.get(key, encode)
         return key, encoded

@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medsa.data.model_input import Frame
-from medsa.sam import Sam
+from medsa.sam import Promptable
 from medsa.segmenter.corrections import cell_of, correct
 from medsa.segmenter.proposals import CoarseDecoder, best_of_proposals, clip_boxes, mask_box
 from medsa.segmenter.session import SlicePrompt, State
@@ -34,9 +34,9 @@ class Encoded:
 
 
 class SliceDecoder:
-    """Prompts to masks on encoded slices, in the way the backbone's training allows."""
+    """Prompts to masks on encoded slices, in the way the model's training allows."""
 
-    def __init__(self, sam: Sam) -> None:
+    def __init__(self, sam: Promptable) -> None:
         self.sam = sam
         self.coarse = None if "point" in sam.config.trained_prompts else CoarseDecoder(sam)
 
@@ -79,13 +79,15 @@ class SliceDecoder:
         points = prompt.foreground + prompt.background
         labels = [1.0] * len(prompt.foreground) + [0.0] * len(prompt.background)
         box = None if prompt.box is None else clip_boxes(np.array([prompt.box]), frame)
+        ambiguous = before is None and box is None and len(points) == 1
+        mask = before.logits if before is not None and "mask" in self.sam.config.trained_prompts else None
         logits, scores = self.sam.decode(
             encoded.embedding,
             points=self._tensor(np.array([points])) if points else None,
             point_labels=self._tensor(np.array([labels])) if points else None,
             boxes=None if box is None else self._tensor(box),
-            masks=None if before is None else self._tensor(before.logits.numpy()[None, None]),
-            multimask=before is None and box is None and len(points) == 1,
+            masks=None if mask is None else self._tensor(mask.numpy()[None, None]),
+            multimask=ambiguous and self.sam.multimask,
         )
         best = int(scores[0].argmax())
         return logits[0, best].cpu(), float(scores[0, best])
