@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import TYPE_CHECKING
 
 import medsa
-from medsa import cli_versions
+from medsa import cli_methods, cli_versions
+from medsa.cli_table import print_table
 from medsa.errors import BadInputError, MedsaError
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from medsa.segmenter import Result, Segmenter
 
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
+_INTERRUPTED = Event()
 
 DESCRIPTION = "Interactive medical segmentation with a frozen Segment Anything Model: a click, a mask."
 
@@ -48,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 2 for what a person can put right, 130 for Ctrl-C."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        with ctrl_c_is_never_lost():
+            args.run(args)
         sys.stdout.flush()
     except MedsaError as error:
         print(f"medsa: {error}", file=sys.stderr)
@@ -65,6 +71,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def ctrl_c_is_never_lost() -> Iterator[None]:
+    """Within it Ctrl-C ends in `KeyboardInterrupt`, also where a library turned that into something else.
+
+    A native module that is interrupted while it is imported says `ImportError`, or goes on without a part.
+    Work then runs to its end unless it asks `interrupted()` now and then.
+    """
+    _INTERRUPTED.clear()
+
+    def arrived(*_: object) -> None:
+        _INTERRUPTED.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, arrived)
+    try:
+        yield
+    except Exception:
+        if interrupted():
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted():
+        raise KeyboardInterrupt
+
+
+def interrupted() -> bool:
+    """Whether Ctrl-C was pressed while this command ran."""
+    return _INTERRUPTED.is_set()
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser("medsa", description=DESCRIPTION)
@@ -78,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
         description="List the foundation models that --backbone may name.",
     )
     backbones.set_defaults(run=_backbones)
+    cli_methods.add(commands)
     return top
 
 
@@ -126,6 +164,8 @@ def _add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     model = segment.add_argument_group("model")
     model.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     model.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
+    model.add_argument("--adapter", type=Path, metavar="DIR", help="an adapter version made for it")
+    model.add_argument("--method", metavar="NAME", help="see `medsa methods`; untrained unless --adapter")
     model.add_argument(
         "--window",
         default="auto",
@@ -138,11 +178,7 @@ def _add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _backbones(_: argparse.Namespace) -> None:
     from medsa.sam import backbone_table
 
-    rows = backbone_table()
-    columns = list(rows[0])
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
-    for row in ({name: name for name in columns}, *rows):
-        print("  ".join(row[name].ljust(widths[name]) for name in columns).rstrip())
+    print_table(backbone_table())
 
 
 def _segment(args: argparse.Namespace) -> None:
@@ -186,6 +222,8 @@ def _segment(args: argparse.Namespace) -> None:
     print(*lines, ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in result.timings.items()), sep="\n")
     for warning in result.warnings:
         print(f"medsa: {warning}", file=sys.stderr)
+    if interrupted():
+        raise KeyboardInterrupt
     save(args.output, result.mask * label.index)
     print(f"wrote {args.output}")
     if args.overlay:
@@ -271,14 +309,33 @@ def _truth(labels: NDArray, value: int | None) -> NDArray:
 
 
 def _segmenter(args: argparse.Namespace) -> Segmenter:
+    from medsa.adapters.inject import adapt
+    from medsa.adapters.state import load_adapter, read_card
     from medsa.config import Options
     from medsa.sam import load_sam
     from medsa.segmenter import Segmenter
 
-    options = Options.from_conf({"backbone": args.backbone, "device": args.device})
-    return Segmenter(
-        load_sam(options.backbone, device=options.device, weights=args.weights), options.cache_mb
+    options = Options.from_conf(
+        {"backbone": args.backbone, "device": args.device, "method": args.method or ""}
     )
+    method = read_card(args.adapter).method.name if args.adapter else options.method
+    if options.method not in ("", method):
+        raise BadInputError(f"--adapter {args.adapter} is of the method {method}, not {options.method}")
+    sam = load_sam(options.backbone, device=options.device, weights=args.weights)
+    if not method:
+        return Segmenter(sam, options.cache_mb)
+    if args.adapter:
+        model = load_adapter(sam, args.adapter)
+    else:
+        print(
+            f"medsa: {method} has learnt nothing without --adapter: it sees what {args.backbone} sees",
+            file=sys.stderr,
+        )
+        model = adapt(sam, method).eval().to(sam.dense_pe.device)
+    segmenter = Segmenter(model, options.cache_mb)
+    if sam.accelerated:
+        segmenter.accelerate()
+    return segmenter
 
 
 def _run(segmenter: Segmenter, volume: Volume, prompt: Prompt, args: argparse.Namespace) -> Result:
@@ -292,7 +349,9 @@ def _run(segmenter: Segmenter, volume: Volume, prompt: Prompt, args: argparse.Na
             bar.total = total
             bar.update(done - bar.n)
 
-        return segmenter.segment_volume(volume, prompt, window=args.window, progress=progress)
+        return segmenter.segment_volume(
+            volume, prompt, window=args.window, progress=progress, cancelled=interrupted
+        )
 
 
 def _one_slice(prompt: Prompt, k: int | None) -> int:

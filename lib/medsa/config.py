@@ -53,6 +53,9 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     backbone: str = Field("lite_medsam", description="a name from configs/backbones")
+    method: str = Field("", description="a method from configs/methods: what adapters are made by")
+    adapters: str = Field("", description="a folder of adapter versions, or one version")
+    adapter: str = Field("", description="the version to serve, by name; 'none' for the backbone alone")
     labels: str = Field("default", description="a label set from configs/labels")
     window: str = Field(
         "auto", description="intensity window: auto, a CT window's name, mr, full, rgb or LOW,HIGH"
@@ -68,6 +71,20 @@ class Options(BaseModel):
                 f"unknown backbone '{name}'; choose one of: {', '.join(config_names('backbones'))}"
             )
         return name
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, name: str) -> str:
+        if name and name not in config_names("methods"):
+            raise ValueError(f"unknown method '{name}'; choose one of: {', '.join(config_names('methods'))}")
+        return name
+
+    @field_validator("adapters")
+    @classmethod
+    def _adapters(cls, folder: str) -> str:
+        if folder and not Path(folder).is_dir():
+            raise ValueError(f"there is no folder '{folder}'; make it, or name one with adapter versions")
+        return folder
 
     @field_validator("labels")
     @classmethod
@@ -92,6 +109,10 @@ class Options(BaseModel):
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices found")
         return name
+
+    def shown(self) -> dict[str, str | int]:
+        """What clients may see of them: no paths of this machine."""
+        return {**self.model_dump(), "adapters": Path(self.adapters).name if self.adapters else ""}
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Options:

@@ -49,6 +49,12 @@ class WeightsError(MedsaError):
     status = 503
 
 
+class AdapterError(WeightsError):
+    """An adapter version that is damaged, or was made for another model."""
+
+    status = 422
+
+
 class StoreError(MedsaError):
     """The DICOMweb store refused or answered with nonsense."""
 

@@ -40,9 +40,11 @@ def test_a_wrong_value_names_file_and_field(colours):
 @pytest.mark.parametrize(
     ("conf", "said"),
     [
-        ({"backbon": "vit_b"}, "unknown option backbon; medsa knows: backbone"),
+        ({"backbon": "vit_b"}, "unknown option backbon; medsa knows: adapter, adapters, backbone"),
         ({"backbone": "vit_x"}, "unknown backbone 'vit_x'; choose one of"),
         ({"labels": "no_such"}, "unknown label set"),
+        ({"method": "med_sb"}, "unknown method 'med_sb'; choose one of: decoder_only"),
+        ({"adapters": "no/such"}, "there is no folder 'no/such'; make it"),
         ({"cache_mb": "much"}, "cache_mb"),
         ({"cache_mb": "1"}, "cache_mb"),
         ({"device": "toaster"}, "unknown device 'toaster'"),
@@ -52,3 +54,9 @@ def test_a_wrong_value_names_file_and_field(colours):
 def test_a_bad_option_is_refused_with_what_would_be_right(conf, said):
     with pytest.raises(ConfigurationError, match=said):
         config.Options.from_conf(conf)
+
+
+def test_clients_do_not_see_where_on_this_machine_adapters_lie(tmp_path):
+    (tmp_path / "site").mkdir()
+    assert config.Options.from_conf({"adapters": str(tmp_path / "site")}).shown()["adapters"] == "site"
+    assert config.Options.from_conf({}).shown()["adapters"] == ""

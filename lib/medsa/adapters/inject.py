@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -41,6 +40,18 @@ MASK_HEAD = (
     "mask_tokens",
     "iou_token",
 )
+
+PLACES = (
+    "encoder_attention",
+    "encoder_mlp",
+    "encoder_depth",
+    "encoder_global",
+    "fact",
+    "volumetric",
+    "decoder",
+    "mask_head",
+)
+"""Where adapters may be; `full` trains parts of the base besides."""
 
 
 class AdapterSet(nn.Module):
@@ -264,11 +275,11 @@ class AdaptedSam(nn.Module):
             if parameter.requires_grad:
                 yield _place(name), name, parameter
 
-    def counts(self) -> dict[str, object]:
-        """`total`, `trained`, `trained_percent` and `parts`: parameters by place."""
-        parts: Counter[str] = Counter()
+    def counts(self) -> dict[str, Any]:
+        """`total`, `trained`, `trained_percent` and `parts`: trained parameters by place, all of `PLACES`."""
+        parts = dict.fromkeys(PLACES, 0)
         for place, _, parameter in self.trained_parameters():
-            parts[place] += parameter.numel()
+            parts[place] = parts.get(place, 0) + parameter.numel()
         copied = sum(p.numel() for n, p in self.adapters.named_parameters() if n.startswith("own."))
         added = sum(p.numel() for p in self.adapters.parameters()) - copied
         total = sum(p.numel() for p in self.base.parameters()) + added
@@ -277,7 +288,7 @@ class AdaptedSam(nn.Module):
             "total": total,
             "trained": trained,
             "trained_percent": 100 * trained / total,
-            "parts": dict(sorted(parts.items())),
+            "parts": parts,
         }
 
 

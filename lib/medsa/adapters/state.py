@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,13 @@ import medsa
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.method import Method
 from medsa.config import explain
-from medsa.errors import NotFoundError, WeightsError
+from medsa.errors import AdapterError, NotFoundError
 from medsa.files import write_atomically
 from medsa.sam import Sam
 from medsa.sam.backbone import PromptKind
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
+MOST_LOADED = 8  # versions a bank keeps in memory
 
 
 class Card(BaseModel):
@@ -68,39 +70,34 @@ def save_adapter(model: AdaptedSam, folder: Path, **card: object) -> Card:
 
 
 def read_card(folder: Path) -> Card:
-    """The card of an adapter version; raises `NotFoundError` or `WeightsError`."""
+    """The card of an adapter version; raises `NotFoundError` or `AdapterError`."""
     path = folder / CARD
     if not path.is_file():
         raise NotFoundError(f"{folder} is no adapter version: it has no {CARD}")
     try:
         return Card.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise WeightsError(f"{path}: {explain(error)}") from None
-
-
-def adapter_digest(folder: Path) -> str:
-    """sha256 of an adapter version's tensors: its part in the key of an embedding."""
-    return hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
+        raise AdapterError(f"{CARD} of the adapter {folder.name} is damaged: {explain(error)}") from None
 
 
 def load_adapter(sam: Sam, folder: Path) -> AdaptedSam:
     """The adapted model of a version on `sam`, in eval mode.
 
-    Raises `WeightsError` when the version was made for another backbone, other weights or another input size,
+    Raises `AdapterError` when the version was made for another backbone, other weights or another input size,
     or when a tensor is missing, unknown, damaged or of another shape: each is named.
     """
     card = read_card(folder)
     for what, theirs, ours in (
         ("backbone", card.backbone, sam.config.name),
-        ("weights of the backbone", card.backbone_digest, sam.digest),
+        ("file of the backbone's weights", card.backbone_digest, sam.digest),
         ("input size", card.image_size, sam.image_size),
     ):
         if theirs != ours:
-            raise WeightsError(f"the adapter in {folder} was made for another {what}: {theirs}, not {ours}")
+            raise AdapterError(f"the adapter {folder.name} was made for another {what}: {theirs}, not {ours}")
     try:
         tensors = load((folder / TENSORS).read_bytes())
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{folder / TENSORS} cannot be read: {error}") from None
+        raise AdapterError(f"{TENSORS} of the adapter {folder.name} cannot be read: {error}") from None
     model = adapt(sam, card.method).to(sam.dense_pe.device).eval()
     _check(tensors, _trained(model), folder)
     model.adapters.load_state_dict(tensors, strict=False)
@@ -110,24 +107,66 @@ def load_adapter(sam: Sam, folder: Path) -> AdaptedSam:
     return model
 
 
-class AdapterBank:
-    """Adapter versions by name on one frozen base; each is read when it is first asked for."""
+def adapter_folders(folder: Path) -> dict[str, Path]:
+    """The adapter versions of a folder by name: the folder itself, when it is one, or those inside."""
+    inside = sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+    found = [folder.resolve()] if (folder / CARD).is_file() else inside
+    return {path.name: path for path in found if not path.name.startswith(".")}
 
-    def __init__(self, sam: Sam, folders: Mapping[str, Path]) -> None:
+
+def newest_adapter(folder: Path, method: str = "") -> str | None:
+    """The name of the version made last (of one method, when one is named); raises `AdapterError`."""
+    cards = {name: read_card(path) for name, path in adapter_folders(folder).items()}
+    fitting = [name for name, card in cards.items() if method in ("", card.method.name)]
+    return max(fitting, key=lambda name: cards[name].created, default=None)
+
+
+class AdapterBank:
+    """The adapter versions of a folder on one frozen base, by name; each is read when it is first asked for.
+
+    Versions that are added to the folder later are found too. Threads may share it; `MOST_LOADED` versions,
+    those used last, stay in memory.
+    """
+
+    def __init__(self, sam: Sam, folder: Path | None = None) -> None:
         self.sam = sam
-        self.folders = dict(folders)
-        self._models: dict[str, AdaptedSam] = {}
+        self.folder = folder
+        self._models: OrderedDict[Path, tuple[object, AdaptedSam]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def names(self) -> list[str]:
-        return sorted(self.folders)
+        """All versions, by name."""
+        return sorted(self._folders())
 
     def model(self, name: str) -> AdaptedSam:
-        """The adapted model `name`; raises `NotFoundError` with the known names, `WeightsError`."""
-        if name not in self.folders:
-            raise NotFoundError(f"unknown adapter '{name}'; there are: {', '.join(self.names()) or 'none'}")
-        if name not in self._models:
-            self._models[name] = load_adapter(self.sam, self.folders[name])
-        return self._models[name]
+        """The adapted model `name`; raises `NotFoundError` with the known names, `AdapterError`."""
+        folders = self._folders()
+        if name not in folders:
+            known = ", ".join(sorted(folders)) or "none"
+            raise NotFoundError(f"unknown adapter '{name[:64]}'; there are: {known}")
+        return self.load(folders[name])
+
+    def load(self, folder: Path) -> AdaptedSam:
+        """The adapted model of the version in `folder`, wherever it lies; raises as `load_adapter`."""
+        key = folder.resolve()
+        with self._lock:
+            stamp = _stamp(folder)
+            known = self._models.pop(key, None)
+            if known is None or known[0] != stamp:
+                known = stamp, load_adapter(self.sam, folder)
+            self._models[key] = known
+            while len(self._models) > MOST_LOADED:
+                self._models.popitem(last=False)
+            return known[1]
+
+    def _folders(self) -> dict[str, Path]:
+        return adapter_folders(self.folder) if self.folder is not None else {}
+
+
+def _stamp(folder: Path) -> object:
+    """Another one when the version was written anew."""
+    found = [path for path in (folder / TENSORS, folder / CARD) if path.is_file()]
+    return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in map(Path.stat, found)]
 
 
 def _trained(model: AdaptedSam) -> dict[str, Tensor]:
@@ -144,4 +183,4 @@ def _check(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder
     ]
     if wrong:
         shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise WeightsError(f"the adapter in {folder} does not fit its method: {shown}")
+        raise AdapterError(f"the adapter {folder.name} does not fit its method: {shown}")

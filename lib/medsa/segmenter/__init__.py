@@ -2,6 +2,7 @@
 
 from medsa.segmenter.cache import ContentCache
 from medsa.segmenter.runtime import Result, Segmenter
+from medsa.segmenter.served import ServedModels
 from medsa.segmenter.session import Session, Sessions
 
-__all__ = ["ContentCache", "Result", "Segmenter", "Session", "Sessions"]
+__all__ = ["ContentCache", "Result", "Segmenter", "ServedModels", "Session", "Sessions"]

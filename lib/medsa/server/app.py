@@ -133,7 +133,7 @@ class MedsaApp(MONAILabelApp):
             "scoring": {name: task.info() for name, task in self._scoring_methods.items()},
             "train_stats": {name: task.stats() for name, task in self._trainers.items()},
             "datastore": self.counts.now(),
-            "options": self.options.model_dump(),
+            "options": {**self.options.shown(), "adapter": self.runtime.served},
         }
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,10 +163,13 @@ class MedsaApp(MONAILabelApp):
         self.counts.renew()
 
     def model_info(self, model: str) -> dict[str, Any]:
-        """Backbone and digest of a model; raises `NotFoundError`."""
+        """Backbone, served adapter and the digests of a model; raises `NotFoundError`."""
         self.task(model)
-        sam = self.runtime.segmenter.sam
+        adapter, segmenter = self.runtime.models.segmenter()
+        sam = segmenter.sam
         return {
+            "adapter": adapter,
+            "adapter_checksum": f"SHA256:{sam.adapter_digest}" if sam.adapter_digest else "",
             "checksum": f"SHA256:{sam.digest}",
             "backbone": sam.config.name,
             "licence": sam.config.licence,

@@ -19,7 +19,16 @@ ENDINGS = (".nrrd", ".nii.gz", ".nii")
 MOST_POINTS = 1000
 
 _PROMPTS = {"foreground", "background", "roi", "box", "slice"}
-_USED = _PROMPTS | {"label", "window", "undo", "reset_state", "result_extension", "client_id", "label_info"}
+_USED = _PROMPTS | {
+    "label",
+    "window",
+    "adapter",
+    "undo",
+    "reset_state",
+    "result_extension",
+    "client_id",
+    "label_info",
+}
 _IGNORED = {"result_dtype", "result_compress", "restore_label_idx", "logging", "device", "largest_cc"}
 """Sent by clients, or known from MONAI Label, and without meaning here."""
 
@@ -29,7 +38,7 @@ class Click:
     """One request for a mask.
 
     `k`: the slice a 2D model works on, None for a volume (and for an undo, which names none). `label`: ""
-    when the client names none.
+    when the client names none. `adapter`: the version to ask, "" for the served one.
     `label_info`: names for a DICOM SEG answer, as MONAI Label's clients send them.
     """
 
@@ -38,6 +47,7 @@ class Click:
     k: int | None
     label: str = ""
     window: str = "auto"
+    adapter: str = ""
     undo: bool = False
     reset: bool = False
     extension: str = ".nrrd"
@@ -102,6 +112,7 @@ def read_click(
         k=k if dimension == 2 else None,
         label=_label(params.get("label"), labels),
         window=chosen,
+        adapter=_text(params.get("adapter"), "adapter"),
         undo=undo,
         reset=_flag(params.get("reset_state"), "reset_state"),
         extension=_extension(params.get("result_extension")),

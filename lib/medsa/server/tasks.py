@@ -16,6 +16,8 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
+from medsa.adapters.method import read_method
+from medsa.adapters.state import adapter_folders, newest_adapter
 from medsa.config import Options
 from medsa.data.labels import load_labels
 from medsa.data.read import read_volume
@@ -25,10 +27,12 @@ from medsa.data.write import write_mask
 from medsa.errors import BadInputError, ConfigurationError
 from medsa.prompts import Prompt
 from medsa.sam import load_sam
-from medsa.segmenter import Result, Segmenter, Sessions
+from medsa.segmenter import Result, Segmenter, ServedModels, Sessions
+from medsa.segmenter.served import CURRENT, NONE
 from medsa.server.click import Click, read_click
 from medsa.server.privacy import short
 from medsa.server.scratch import scratch_path
+from medsa.training.versions import VersionStore
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +62,13 @@ class Runtime:
             check_window(options.window)
         except BadInputError as error:
             raise ConfigurationError(f"--conf window: {error}") from None
+        if options.adapter and not options.adapters:
+            raise ConfigurationError("--conf adapter names a version: say where it is with --conf adapters")
+        if options.method and not read_method(options.method).prompts:
+            raise ConfigurationError(
+                f"--conf method: {options.method} takes no clicks and no boxes; choose one that does "
+                "(`medsa methods` lists them)"
+            )
         self.options = options
         self.labels = load_labels(options.labels)
         self.sessions = Sessions()
@@ -67,15 +78,70 @@ class Runtime:
         self._histories: OrderedDict[tuple[Key, int], list[Click]] = OrderedDict()
 
     @property
-    def segmenter(self) -> Segmenter:
-        """Loads the backbone on first use; raises `WeightsError` when its weights are missing."""
+    def models(self) -> ServedModels:
+        """Loads backbone and adapter on first use; raises `WeightsError` when their weights are missing or
+        do not fit, `NotFoundError` or `ConfigurationError` when the adapter of the options cannot be served.
+        """
         with self._loading:
-            return self._segmenter
+            return self._models
 
     @cached_property
-    def _segmenter(self) -> Segmenter:
-        sam = load_sam(self.options.backbone, device=self.options.device)
-        return Segmenter(sam, cache_mb=self.options.cache_mb)
+    def _models(self) -> ServedModels:
+        options = self.options
+        sam = load_sam(options.backbone, device=options.device)
+        models = ServedModels(sam, options.cache_mb, Path(options.adapters) if options.adapters else None)
+        models.serve(self._first_adapter())
+        return models
+
+    @property
+    def served(self) -> str:
+        """The name of the adapter that is served, as far as known; never waits."""
+        return self._models.name if "_models" in self.__dict__ else self.options.adapter or CURRENT
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """What answers requests that name no adapter; raises as `models`."""
+        return self.models.segmenter()[1]
+
+    def serve(self, folder: Path | None) -> str:
+        """Answer with the adapter version in `folder` from the next request on; its name.
+
+        With None with what the options ask for. Requests on their way end with what they began with. Raises
+        `NotFoundError`, `AdapterError`, `ConfigurationError`: then nothing has changed.
+        """
+        name = self.models.serve(folder or self._chosen_adapter())
+        logger.info(f"serving the adapter {name}")
+        return name
+
+    def adapters(self) -> list[str]:
+        """What a request may name as its adapter; the served one, whichever it is, first."""
+        names = adapter_folders(Path(self.options.adapters)) if self.options.adapters else {}
+        return [CURRENT, *sorted(names), NONE]
+
+    def _chosen_adapter(self) -> Path | None:
+        """The version that `--conf adapter` names, if any."""
+        options = self.options
+        if options.adapter in ("", NONE):
+            return None
+        folders = adapter_folders(Path(options.adapters))
+        if options.adapter not in folders:
+            raise ConfigurationError(
+                f"--conf adapter: '{options.adapter}' is not in {options.adapters}, which holds: "
+                f"{', '.join(sorted(folders)) or 'no adapter version'}"
+            )
+        return folders[options.adapter]
+
+    def _first_adapter(self) -> Path | None:
+        """What to serve at first: what the options name, else a store's promoted version, else the newest."""
+        options = self.options
+        if options.adapter or not options.adapters:
+            return self._chosen_adapter()
+        folder, store = Path(options.adapters), VersionStore(Path(options.adapters))
+        if store.names():
+            version = store.current()
+            return None if version is None else version.folder
+        name = newest_adapter(folder, options.method)
+        return None if name is None else adapter_folders(folder)[name]
 
     def warm_up(self) -> None:
         """Encode and decode a small empty image, so that whoever clicks first need not wait for compilers."""
@@ -97,29 +163,30 @@ class Runtime:
         if wanted is None:
             return Answer(np.zeros(volume.shape, np.uint8, order="F"), self._params(click, None))
         session = self.sessions.open(*key)
+        adapter, segmenter = self.models.segmenter(wanted.adapter)
         with self._turn(key) as newer:
             if wanted.k is None:
-                result = self.segmenter.segment_volume(
+                result = segmenter.segment_volume(
                     volume, wanted.prompt, window=wanted.window, session=session, cancelled=newer.is_set
                 )
             else:
-                result = self.segmenter.segment_slice(
+                result = segmenter.segment_slice(
                     volume, wanted.prompt, wanted.k, window=wanted.window, session=session
                 )
         if not click.undo:
             self._note((key, click.dimension), click)
         timings = ", ".join(f"{name} {value:.0f} ms" for name, value in result.timings.items())
         logger.info(f"mask for {short(user)} on {short(image)}: {len(result.slices)} slices, {timings}")
-        return Answer(result.mask, self._params(wanted, result))
+        return Answer(result.mask, self._params(wanted, result, adapter))
 
-    def _params(self, click: Click, result: Result | None) -> dict[str, Any]:
+    def _params(self, click: Click, result: Result | None, adapter: str = "") -> dict[str, Any]:
         name = click.label or self.labels.labels[0].name
-        told: dict[str, Any] = {"label_names": {name: 1}, "label": name, "options": self.options.model_dump()}
+        told: dict[str, Any] = {"label_names": {name: 1}, "label": name, "options": self.options.shown()}
         if result is None:
             return {**told, "slices": [], "warnings": ["there is nothing left to undo"]}
         return {
             **told,
-            "options": {**told["options"], **result.options},
+            "options": {**told["options"], **result.options, "adapter": adapter},
             "slices": list(result.slices),
             "score": round(float(result.score), 4),
             "cached": result.cached,
@@ -171,6 +238,10 @@ class ClickTask(InferTask):
             config={"window": list(windows)},
         )
         self.runtime = runtime
+
+    def config(self) -> dict[str, Any]:
+        """What a client may choose; the first of each list is taken unless it does."""
+        return {**super().config(), "adapter": self.runtime.adapters()}
 
     def is_valid(self) -> bool:
         return True

@@ -1,5 +1,7 @@
 """Adapted models behind the runtime: asked with what they were taught, equal embeddings shared."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,11 @@ from tests.unit.adapters.test_placement import randomise
 from medsa.adapters.inject import adapt
 from medsa.adapters.state import load_adapter, save_adapter
 from medsa.data.volume import Volume
-from medsa.errors import ConfigurationError
+from medsa.errors import AdapterError, ConfigurationError, NotFoundError
 from medsa.prompts.prompt import Prompt
 from medsa.sam import build_sam
-from medsa.segmenter import Segmenter, Session
+from medsa.segmenter import Segmenter, ServedModels, Session
+from medsa.segmenter.served import CURRENT, NONE
 
 CLICK = Prompt(foreground=[[17, 15, 0]])
 BOX = Prompt(box=[[8, 8, 0], [25, 22, 0]])
@@ -123,3 +126,77 @@ def test_copies_of_the_base_keep_its_batch_statistics_while_they_learn(sam):
     model.encode(torch.rand(2, 3, 64, 64)).sum().backward()
     assert before
     assert all(torch.equal(model.adapters.state_dict()[key], value) for key, value in before.items())
+
+
+@pytest.fixture
+def versions(sam, tmp_path):
+    """Two versions of one method and one without prompts, in a folder."""
+    for seed, name in enumerate(("first", "second")):
+        save_adapter(learnt(sam, "decoder_only", seed, 0.3), tmp_path / name)
+    save_adapter(adapt(sam, "ma_sam"), tmp_path / "unasked")
+    return tmp_path
+
+
+def test_a_request_names_its_adapter_or_gets_the_served_one(sam, versions, volume):
+    models = ServedModels(sam, 64, versions)
+    assert models.choices() == [CURRENT, "first", "second", "unasked", NONE]
+    assert models.name == NONE
+    assert models.serve(versions / "first") == models.name == "first"
+    scores = {}
+    for name in ("", CURRENT, "first", "second", NONE):
+        known, segmenter = models.segmenter(name)
+        assert known == ("first" if name in ("", CURRENT) else name)
+        scores[name] = segmenter.segment_slice(volume, BOX, 0).score
+    assert scores[""] == scores[CURRENT] == scores["first"]
+    assert len(set(scores.values())) == 3
+    assert len(models.segmenter()[1].cache) == 1
+
+
+def test_a_request_on_its_way_ends_with_the_adapter_it_began_with(sam, versions, volume):
+    models = ServedModels(sam, 64, versions)
+    models.serve(versions / "first")
+    _, begun = models.segmenter()
+    expected = begun.segment_slice(volume, BOX, 0).score
+    models.serve(versions / "second")
+    assert begun.segment_slice(volume, BOX, 0).score == expected
+    assert models.segmenter()[1].segment_slice(volume, BOX, 0).score != expected
+    models.serve(None)
+    assert models.segmenter()[1].sam is sam
+
+
+def test_what_cannot_be_served_changes_nothing(sam, versions):
+    models = ServedModels(sam, 64, versions)
+    models.serve(versions / "first")
+    (versions / "second" / "adapter.safetensors").write_bytes(b"damaged")
+    for folder, error in (("second", AdapterError), ("unasked", ConfigurationError), ("x", NotFoundError)):
+        with pytest.raises(error):
+            models.serve(versions / folder)
+        with pytest.raises(error):
+            models.segmenter(folder)
+    assert models.name == "first"
+    assert models.segmenter()[0] == "first"
+
+
+def test_swaps_and_requests_at_once_never_mix_adapters(sam, versions, volume):
+    models = ServedModels(sam, 64, versions)
+    expected = {}
+    for name in ("first", "second", NONE):
+        expected[name] = models.segmenter(name)[1].segment_slice(volume, BOX, 0).score
+    wrong, stop = [], threading.Event()
+
+    def ask():
+        session = Session()
+        while not stop.is_set():
+            name, segmenter = models.segmenter()
+            if segmenter.segment_slice(volume, BOX, 0, session=session).score != expected[name]:
+                wrong.append(name)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for turn in range(30):
+        models.serve((versions / "first", versions / "second", None)[turn % 3])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong

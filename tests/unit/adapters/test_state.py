@@ -1,6 +1,7 @@
 """An adapter version comes back as it was saved, or is refused with what does not fit."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from tests.unit.adapters.conftest import small_sam
 from tests.unit.adapters.test_placement import images, randomise
 
 from medsa.adapters.inject import adapt
-from medsa.adapters.state import AdapterBank, load_adapter, save_adapter
-from medsa.errors import NotFoundError, WeightsError
+from medsa.adapters.state import AdapterBank, load_adapter, newest_adapter, save_adapter
+from medsa.errors import AdapterError, NotFoundError
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_only_trained_tensors_are_kept_and_only_the_owner_reads_them(version):
 
 def test_another_base_is_refused(sam, version):
     sam.digest = "another"
-    with pytest.raises(WeightsError, match="made for another weights of the backbone"):
+    with pytest.raises(AdapterError, match="made for another file of the backbone's weights"):
         load_adapter(sam, version[1])
 
 
@@ -54,7 +55,7 @@ def test_a_tensor_that_does_not_fit_is_named(sam, version, damage):
     if damage == "bytes":
         path.write_bytes(path.read_bytes()[:100])
         name = "cannot be read"
-    with pytest.raises(WeightsError, match=name):
+    with pytest.raises(AdapterError, match=name):
         load_adapter(sam, version[1])
 
 
@@ -63,7 +64,7 @@ def test_a_folder_without_a_card_or_with_a_wrong_one_is_refused(sam, version, tm
         load_adapter(sam, tmp_path)
     card = version[1] / "card.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"image_size": "large"}))
-    with pytest.raises(WeightsError, match="image_size"):
+    with pytest.raises(AdapterError, match="image_size"):
         load_adapter(sam, version[1])
 
 
@@ -71,15 +72,36 @@ def test_a_folder_without_a_card_or_with_a_wrong_one_is_refused(sam, version, tm
 def test_a_bank_serves_several_versions_on_one_base_without_touching_it(tmp_path):
     sam = small_sam("tiny_vit")
     before = {name: value.clone() for name, value in sam.state_dict().items()}
-    folders = {}
     for seed, method in enumerate(("med_sa_2d", "decoder_only", "lora")):
-        folders[method] = tmp_path / method
-        save_adapter(randomise(adapt(sam, method), seed), folders[method])
-    bank = AdapterBank(sam, folders)
+        save_adapter(randomise(adapt(sam, method), seed), tmp_path / method)
+    bank = AdapterBank(sam, tmp_path)
     first = bank.model("med_sa_2d").encode(images())
     bank.model("lora").encode(images())
     assert torch.equal(bank.model("med_sa_2d").encode(images()), first)
     assert bank.model("lora") is bank.model("lora")
     assert all(torch.equal(value, before[name]) for name, value in sam.state_dict().items())
-    with pytest.raises(NotFoundError, match="there are: decoder_only, lora, med_sa_2d"):
-        bank.model("best")
+    for name in ("best", "..", "", "lora/../lora"):
+        with pytest.raises(NotFoundError, match="there are: decoder_only, lora, med_sa_2d"):
+            bank.model(name)
+
+
+@torch.no_grad()
+def test_a_bank_finds_versions_that_come_later_and_reads_changed_ones_anew(tmp_path):
+    sam = small_sam("tiny_vit")
+    bank = AdapterBank(sam, tmp_path)
+    assert bank.names() == []
+    save_adapter(randomise(adapt(sam, "lora"), 1), tmp_path / "a")
+    assert bank.names() == ["a"]
+    before = bank.model("a").adapter_digest
+    save_adapter(randomise(adapt(sam, "lora"), 2), tmp_path / "a")
+    assert bank.model("a").adapter_digest != before
+    assert AdapterBank(sam, tmp_path / "a").names() == ["a"]
+
+
+def test_the_newest_version_is_the_one_made_last(tmp_path):
+    sam = small_sam("tiny_vit")
+    for day, (name, method) in enumerate([("b", "lora"), ("a", "lora"), ("c", "med_sa_2d")]):
+        save_adapter(adapt(sam, method), tmp_path / name, created=datetime(2026, 1, 1 + day, tzinfo=UTC))
+    assert newest_adapter(tmp_path) == "c"
+    assert newest_adapter(tmp_path, "lora") == "a"
+    assert newest_adapter(tmp_path, "full") is None
