@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medsa import cli_overlay
-from medsa.cli import main, parse_box, parse_point
+from medsa.cli import _segmenter, main, parse_box, parse_point
 from medsa.data.read import read_volume
 from medsa.data.read_label import read_label
 from medsa.data.volume import Volume
@@ -24,6 +24,7 @@ from medsa.data.window import Window
 from medsa.demo.studies import DemoStudy, abdomen, save
 from medsa.errors import BadInputError
 from medsa.prompts import Prompt
+from medsa.segmenter import Segmenter
 
 COMMAND = [sys.executable, "-m", "medsa.cli"]
 numbers = st.floats(-1e4, 1e4, allow_nan=False).map(lambda value: round(value, 3))
@@ -283,6 +284,24 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(nifti: tuple[Path, Path], tmp_p
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert b"Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("becomes", [None, ImportError("initialization failed")])
+def test_a_ctrl_c_that_a_library_swallows_still_ends_the_command(
+    becomes: Exception | None, nifti: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(args: object) -> Segmenter:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if becomes is not None:
+                raise becomes from None
+        return _segmenter(args)
+
+    monkeypatch.setattr("medsa.cli._segmenter", load)
+    words = ["segment", str(nifti[0]), "--point", "30,40,6", "-o", str(tmp_path / "mask.nii.gz")]
+    assert main(words) == 130
     assert not list(tmp_path.iterdir())
 
 
