@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint bench clean
+.PHONY: help setup demo test unit lint bench bench-adapters clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## install the Python packages into .venv (about 4 minutes the first time)
 	@echo "ready: . $(BIN)/activate, then medsa --help or monailabel start_server --app apps/medsa --studies ..."
@@ -44,7 +44,13 @@ bench: $(STAMP)  ## speed and memory, side by side with MONAI Label's SAM 2 task
 	@scripts/system-packages orthanc
 	@$(BIN)/python benchmarks/speed.py
 
+bench-adapters: $(STAMP)  ## what each method costs beside the base: time, memory, a training step
+	@$(BIN)/python benchmarks/adapters.py $(ARGS)
+
+starter-adapter: $(STAMP)  ## train the adapter that ships, from scratch, into .starter (about 45 minutes on two cores)
+	@$(BIN)/python -m medsa.training.starter --out .starter
+
 clean:  ## remove what make made: .venv, .demo and caches in this folder
-	rm -rf $(VENV) .demo .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results build lib/medsa.egg-info
+	rm -rf $(VENV) .demo .starter .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results build lib/medsa.egg-info
 	rm -rf apps/medsa/bin apps/medsa/lib apps/medsa/logs apps/medsa/model
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

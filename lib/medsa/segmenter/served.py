@@ -7,13 +7,18 @@ from collections import OrderedDict
 from pathlib import Path
 
 from medsa.adapters.inject import AdaptedSam
-from medsa.adapters.state import MOST_LOADED, AdapterBank
+from medsa.adapters.state import MOST_LOADED, AdapterBank, adapter_folders
 from medsa.errors import ConfigurationError
 from medsa.sam import Sam
 from medsa.segmenter.runtime import Segmenter
 
 CURRENT, NONE = "current", "none"
 """What a request may name besides an adapter version: the served one (as without a name), the base."""
+
+
+def choices(adapters: Path | None) -> list[str]:
+    """What a request may name when `adapters` is the folder of versions: the served one, whichever, first."""
+    return [CURRENT, *(sorted(adapter_folders(adapters)) if adapters is not None else ()), NONE]
 
 
 class ServedModels:
@@ -35,10 +40,6 @@ class ServedModels:
     def name(self) -> str:
         """The adapter version that answers requests which name none; `NONE` for the base."""
         return self._served[0]
-
-    def choices(self) -> list[str]:
-        """What a request may name: the served one first."""
-        return [CURRENT, *self.bank.names(), NONE]
 
     def segmenter(self, name: str = "") -> tuple[str, Segmenter]:
         """The adapter called `name` and its segmenter; raises `NotFoundError`, `AdapterError`,

@@ -28,7 +28,7 @@ from medsa.errors import BadInputError, ConfigurationError
 from medsa.prompts import Prompt
 from medsa.sam import load_sam
 from medsa.segmenter import Result, Segmenter, ServedModels, Sessions
-from medsa.segmenter.served import CURRENT, NONE
+from medsa.segmenter.served import CURRENT, NONE, choices
 from medsa.server.click import Click, read_click
 from medsa.server.privacy import short
 from medsa.server.scratch import scratch_path
@@ -62,7 +62,7 @@ class Runtime:
             check_window(options.window)
         except BadInputError as error:
             raise ConfigurationError(f"--conf window: {error}") from None
-        if options.adapter and not options.adapters:
+        if options.adapter not in ("", NONE) and not options.adapters:
             raise ConfigurationError("--conf adapter names a version: say where it is with --conf adapters")
         if options.method and not read_method(options.method).prompts:
             raise ConfigurationError(
@@ -79,8 +79,10 @@ class Runtime:
 
     @property
     def models(self) -> ServedModels:
-        """Loads backbone and adapter on first use; raises `WeightsError` when their weights are missing or
-        do not fit, `NotFoundError` or `ConfigurationError` when the adapter of the options cannot be served.
+        """Backbone and adapters, loaded on first use.
+
+        Raises `WeightsError` when weights are missing, `AdapterError` or `ConfigurationError` when the
+        adapter of the options cannot be served.
         """
         with self._loading:
             return self._models
@@ -104,9 +106,9 @@ class Runtime:
         return self.models.segmenter()[1]
 
     def serve(self, folder: Path | None) -> str:
-        """Answer with the adapter version in `folder` from the next request on; its name.
+        """Answer with the adapter version in `folder` from the next request on; returns its name.
 
-        With None with what the options ask for. Requests on their way end with what they began with. Raises
+        None means what the options name. Requests on their way end with what they began with. Raises
         `NotFoundError`, `AdapterError`, `ConfigurationError`: then nothing has changed.
         """
         name = self.models.serve(folder or self._chosen_adapter())
@@ -114,9 +116,8 @@ class Runtime:
         return name
 
     def adapters(self) -> list[str]:
-        """What a request may name as its adapter; the served one, whichever it is, first."""
-        names = adapter_folders(Path(self.options.adapters)) if self.options.adapters else {}
-        return [CURRENT, *sorted(names), NONE]
+        """What a request may name as its adapter; never waits."""
+        return choices(Path(self.options.adapters) if self.options.adapters else None)
 
     def _chosen_adapter(self) -> Path | None:
         """The version that `--conf adapter` names, if any."""

@@ -14,7 +14,7 @@ from medsa.errors import AdapterError, ConfigurationError, NotFoundError
 from medsa.prompts.prompt import Prompt
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter, ServedModels, Session
-from medsa.segmenter.served import CURRENT, NONE
+from medsa.segmenter.served import CURRENT, NONE, choices
 
 CLICK = Prompt(foreground=[[17, 15, 0]])
 BOX = Prompt(box=[[8, 8, 0], [25, 22, 0]])
@@ -139,7 +139,7 @@ def versions(sam, tmp_path):
 
 def test_a_request_names_its_adapter_or_gets_the_served_one(sam, versions, volume):
     models = ServedModels(sam, 64, versions)
-    assert models.choices() == [CURRENT, "first", "second", "unasked", NONE]
+    assert choices(versions) == [CURRENT, "first", "second", "unasked", NONE]
     assert models.name == NONE
     assert models.serve(versions / "first") == models.name == "first"
     scores = {}
