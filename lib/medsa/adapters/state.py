@@ -31,7 +31,8 @@ class Card(BaseModel):
 
     `trained_prompts` are the prompts it was taught (None: those of its backbone), and so asked with, and
     `multimask` whether a single click was taught to give three masks to choose from, as SAM does. `studies`
-    maps "training" and "validation" to hashed study ids, `metrics` whatever was measured before and after.
+    maps "training" and "validation" to hashed study ids, `metrics` whatever was measured before and after,
+    `made_by` is the command that made it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,12 +49,13 @@ class Card(BaseModel):
     parent: str | None = None
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     medsa_version: str = medsa.__version__
+    made_by: str = ""
 
 
-def save_adapter(model: AdaptedSam, folder: Path, **card: object) -> Card:
+def save_adapter(model: AdaptedSam, folder: Path, *, half: bool = False, **card: object) -> Card:
     """Write a model's trained tensors and its card to `folder` (made if missing); more fields as in `Card`.
 
-    The card is written last: a folder without one is not a version.
+    `half` stores float16. The card is written last: a folder without one is not a version.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     base = model.base
@@ -64,7 +66,8 @@ def save_adapter(model: AdaptedSam, folder: Path, **card: object) -> Card:
         image_size=base.image_size,
         **{"trained_prompts": model.trained_prompts, "multimask": model.multimask, **card},
     )
-    write_atomically(folder / TENSORS, save(_trained(model)))
+    tensors = {name: tensor.half() if half else tensor for name, tensor in _trained(model).items()}
+    write_atomically(folder / TENSORS, save(tensors))
     write_atomically(folder / CARD, written.model_dump_json(indent=2).encode())
     return written
 

@@ -1,0 +1,344 @@
+"""The training engine: MONAI's trainer around the interaction loop, adapters only, resumable at any step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from torch import Tensor
+
+from medsa.adapters.inject import AdaptedSam
+from medsa.prompts.mixture import Interaction, draw
+from medsa.sam.promptable import Promptable
+from medsa.training.augment import Augmenter
+from medsa.training.checkpoint import Averages, load_state, pack, save_state, unpack
+from medsa.training.embeddings import EmbeddingStore
+from medsa.training.history import History, Row
+from medsa.training.interaction import Decoder, Protocolled, Training, interact
+from medsa.training.items import Grid, Item
+from medsa.training.losses import cost, dice
+from medsa.training.settings import Settings, rate_at
+
+CHECKPOINT, BEST, EMBEDDINGS = "checkpoint/state.safetensors", "checkpoint/best.safetensors", "embeddings"
+SCORED = ("1 pt", "3 pts", "box")
+
+
+@dataclass(frozen=True)
+class Length:
+    """When a run ends: after so many epochs, or after so many minutes of training."""
+
+    epochs: int | None = None
+    minutes: float | None = None
+
+    def progress(self, steps: float, seconds: float) -> float:
+        """Which part (0..1) of the run is done after so many `steps` in epochs and seconds."""
+        parts = [0.0]
+        if self.epochs is not None:
+            parts.append(steps / self.epochs)
+        if self.minutes is not None:
+            parts.append(seconds / (60 * self.minutes))
+        return min(1.0, max(parts))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: `part` (0..1) of its length, `step`, the mean `loss` and the best Dice of late."""
+
+    part: float
+    step: int
+    loss: float
+    best: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `finished`, or stopped and to be resumed; the model then holds its best weights."""
+
+    finished: bool
+    steps: int
+    seconds: float
+    rows: tuple[Row, ...]
+
+
+@dataclass
+class _State:
+    """What changes in a run besides tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    since: int = 0
+    averaged: int = 0
+    losses: list[float] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+
+class Run:
+    """One run of training in `folder`: `model` learns from `training`, measured on `validation`.
+
+    Every random choice comes from (seed, step), so that a run that was killed and resumed goes on as if it
+    never had been. `stop` is asked after every step; `report` hears of every step.
+    """
+
+    def __init__(
+        self,
+        model: AdaptedSam,
+        training: Sequence[Item],
+        validation: Sequence[Item],
+        settings: Settings,
+        folder: Path,
+        length: Length,
+        *,
+        seed: int = 0,
+        stop: Callable[[], bool] = lambda: False,
+        report: Callable[[Progress], None] = lambda _: None,
+        tensorboard: bool = False,
+        mlflow: Path | None = None,
+    ) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.model, self.settings, self.folder, self.length = model, settings, folder, length
+        self.training, self.seed, self.stop, self.report = list(training), seed, stop, report
+        self.validation = _evenly(
+            [one for one in validation if one.around is None], settings.validation_items
+        )
+        self.parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.rate, weight_decay=settings.weight_decay, foreach=True
+        )
+        self.averages = Averages(self.parameters, settings.ema)
+        self.decoder = Decoder(model)
+        self.store = None if model.changes_encoder else EmbeddingStore(model.base, folder / EMBEDDINGS)
+        self.augmenter = Augmenter(settings.augmentation) if self._augments else None
+        self.epoch_length = max(1, min(len(self.training), settings.epoch_items) // settings.batch)
+        self.state = _State()
+        self._tracking = {"tensorboard": tensorboard, "mlflow": mlflow}
+        self._stopped = False
+
+    @property
+    def _augments(self) -> bool:
+        return self.model.changes_encoder and self.settings.augmentation.any
+
+    def go(self, *, resume: bool = False) -> Outcome:
+        """Train to the end or until stopped; raises `WeightsError` for a checkpoint that does not fit."""
+        if resume:
+            self._restore()
+        history = History(
+            self.folder,
+            self.state.rows,
+            settings=self.settings.model_dump(),
+            tensorboard=bool(self._tracking["tensorboard"]),
+            mlflow=self._tracking["mlflow"],  # type: ignore[arg-type]
+        )
+        if not self.state.rows:
+            self._measure(history)
+        self._started = time.monotonic() - self.state.seconds
+        trainer = self._trainer(history)
+        logging.getLogger("ignite.engine.engine").setLevel(logging.WARNING)
+        trainer.run()
+        if not self._stopped and self.state.rows[-1]["step"] < self.state.step:
+            self._measure(history)
+        history.close()
+        if not self._stopped:
+            self._finish()
+        return Outcome(not self._stopped, self.state.step, self.state.seconds, tuple(self.state.rows))
+
+    def _trainer(self, history: History) -> SupervisedTrainer:
+        epochs = self.length.epochs or 10**6
+        trainer = SupervisedTrainer(
+            device=self.model.dense_pe.device,
+            max_epochs=epochs,
+            train_data_loader=[None] * self.epoch_length,
+            epoch_length=self.epoch_length,
+            network=self.model,
+            optimizer=self.optimizer,
+            loss_function=cost,
+            iteration_update=self._step,
+        )
+        trainer.state.iteration = self.state.step
+        trainer.state.epoch = self.state.step // self.epoch_length
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch, history)
+        return trainer
+
+    def _step(self, engine: Engine, _: None) -> float:
+        step = engine.state.iteration - 1
+        rng = np.random.default_rng((self.seed, step))
+        items, embedding = self._embedded(self._batch(step), rng)
+        leaf = embedding.detach().requires_grad_(embedding.requires_grad)
+        total, rounds = 0.0, 0
+        interaction, annotator = self._interaction(items, rng), Training(self.settings.prompts, rng)
+        truth, valid = _targets(items, leaf)
+        with self._precision():
+            for answer in interact(self.decoder, leaf, items, interaction, annotator):
+                with torch.autocast(leaf.device.type, enabled=False):
+                    priced = cost(answer.logits, answer.scores, truth, valid, self.settings.loss)
+                (priced.loss / self.settings.accumulate).backward()
+                total, rounds = total + float(priced.loss.detach()), rounds + 1
+        if leaf.grad is not None:
+            embedding.backward(leaf.grad)
+        if (step + 1) % self.settings.accumulate == 0:
+            self._move()
+        self.state.step = step + 1
+        self.state.losses.append(total / rounds)
+        return total / rounds
+
+    def _move(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self._progress(), self.settings)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.averages.follow()
+
+    def _progress(self) -> float:
+        return self.length.progress(self.state.step / self.epoch_length, self.state.seconds)
+
+    def _interaction(self, items: Sequence[Item], rng: np.random.Generator) -> Interaction:
+        drawn = draw(self.settings.prompts, rng)
+        absent = any(item.around is not None for item in items)
+        return Interaction("box", drawn.rounds) if absent else drawn
+
+    def _batch(self, step: int) -> list[Item]:
+        """The items of a step: a walk through all of them in an order of its own, again and again."""
+        size, count = self.settings.batch, len(self.training)
+        found = []
+        for place in range(step * size, (step + 1) * size):
+            order = np.random.default_rng((self.seed, 1, place // count)).permutation(count)
+            found.append(self.training[order[place % count]])
+        return found
+
+    def _embedded(self, items: Sequence[Item], rng: np.random.Generator) -> tuple[list[Item], Tensor]:
+        """The items, augmented where the encoder learns, and their embeddings (N, C, h, w)."""
+        place = self.model.dense_pe
+        if self.store is not None:
+            return list(items), torch.cat([self.store.get(item.picture) for item in items]).to(place)
+        if self.augmenter is not None and torch.is_grad_enabled():
+            items = [self.augmenter(item, rng) for item in items]
+        slabs = torch.stack([item.picture.image(self.model.base.config) for item in items]).to(place)
+        with self._precision():
+            if slabs.shape[1] == 1:
+                return list(items), self.model.encode(slabs[:, 0]).float()
+            return list(items), self.model.encode(slabs)[:, slabs.shape[1] // 2].float()
+
+    def _precision(self) -> torch.autocast:
+        """bfloat16 where a GPU has it; all else computes as it will serve."""
+        device = self.model.dense_pe.device.type
+        fast = device == "cuda" and self.settings.precision == "auto" and torch.cuda.is_bf16_supported()
+        return torch.autocast(device, torch.bfloat16, enabled=fast)
+
+    def _after_step(self, engine: Engine) -> None:
+        state, last = self.state, self.state.step % self.epoch_length == 0
+        state.seconds = time.monotonic() - self._started
+        self.report(Progress(self._progress(), state.step, float(np.mean(state.losses)), state.best))
+        whole = state.step % self.settings.accumulate == 0
+        if self.stop() and whole:
+            self._stopped = True
+            self._save()
+            engine.terminate()
+        elif self.length.minutes is not None and self._progress() >= 1:
+            engine.terminate()
+        elif state.step % self.settings.checkpoint_steps == 0 and whole and not last:
+            self._save()
+
+    def _after_epoch(self, engine: Engine, history: History) -> None:
+        self._measure(history)
+        if self.validation and self.state.since >= self.settings.patience:
+            engine.terminate()
+        self._save()
+
+    def _measure(self, history: History) -> None:
+        """A row of the history; the running means are kept when they are the best so far."""
+        state = self.state
+        row = {
+            "step": state.step,
+            "epoch": state.step / self.epoch_length,
+            "seconds": round(state.seconds, 1),
+            "rate": self.optimizer.param_groups[0]["lr"],
+        }
+        if state.losses:
+            row["loss"] = float(np.mean(state.losses))
+        if self.validation:
+            self.averages.swap()
+            row |= self._dice()
+            score = float(np.mean([row[name] for name in SCORED]))
+            state.since = 0 if score > state.best else state.since + 1
+            if score > state.best:
+                state.best = score
+                save_state(self.folder / BEST, {n: p.detach() for n, p in self.parameters.items()}, {})
+            self.averages.swap()
+        state.losses = []
+        state.rows.append(row)
+        history.record(row)
+
+    def _dice(self) -> dict[str, float]:
+        """Mean Dice of validation items at the logits' resolution, by prompt."""
+        found: dict[str, list[float]] = {name: [] for name in SCORED}
+        for first in range(0, len(self.validation), 8):
+            items = self.validation[first : first + 8]
+            with torch.no_grad():
+                _, embedding = self._embedded(items, np.random.default_rng(0))
+                truth, _ = _targets(items, embedding)
+                for interaction, names in (
+                    (Interaction("click", 2), ("1 pt", "", "3 pts")),
+                    (Interaction("box", 0), ("box",)),
+                ):
+                    values = [
+                        dice(torch.from_numpy(answer.shown), truth.cpu() > 0).tolist()
+                        for answer in interact(self.decoder, embedding, items, interaction, Protocolled())
+                    ]
+                    values += [values[-1]] * (len(names) - len(values))
+                    for name, value in zip(names, values, strict=True):
+                        if name:
+                            found[name] += value
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+    def _save(self) -> None:
+        self.state.averaged = self.averages.steps
+        tensors = pack(self.parameters, self.averages, self.optimizer)
+        save_state(self.folder / CHECKPOINT, tensors, vars(self.state))
+
+    def _restore(self) -> None:
+        tensors, state = load_state(self.folder / CHECKPOINT)
+        unpack(tensors, self.parameters, self.averages, self.optimizer)
+        self.state = _State(**state)
+        self.averages.steps = self.state.averaged
+
+    def _finish(self) -> None:
+        """The model gets the weights to keep; what only a resumed run needs goes."""
+        if self.validation:
+            best, _ = load_state(self.folder / BEST)
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(best[name])
+        else:
+            self.averages.swap()
+        if self.store is not None:
+            self.store.remove()
+
+
+def grid_of(sam: Promptable, depth: int = 1) -> Grid:
+    """What `sam` takes, in slabs of `depth`: the grid that items are made for."""
+    return Grid(sam.config, sam.image_size, 4 * sam.embedding_size, depth)
+
+
+def _targets(items: Sequence[Item], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks (N, c, c) float and where they are not padding (N, c, c) bool."""
+    truth = torch.from_numpy(np.stack([item.mask for item in items]))
+    valid = torch.zeros_like(truth)
+    for n, item in enumerate(items):
+        rows, columns = item.extent
+        valid[n, :rows, :columns] = True
+    return truth.to(like), valid.to(like.device)
+
+
+def _evenly(items: Sequence[Item], most: int) -> list[Item]:
+    if len(items) <= most:
+        return list(items)
+    return [items[int(n)] for n in np.linspace(0, len(items) - 1, most).round()]

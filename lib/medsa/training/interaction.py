@@ -1,0 +1,204 @@
+"""The interaction loop of training: a prompt, then clicks in what is wrong, asked as the runtime asks."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medsa.adapters.inject import AdaptedSam
+from medsa.prompts.annotator import Clicks, first_clicks, next_clicks, tight_boxes
+from medsa.prompts.mixture import (
+    Interaction,
+    PromptMixture,
+    mixed_boxes,
+    mixed_first_clicks,
+    mixed_next_clicks,
+)
+from medsa.segmenter.corrections import cell_of, correct
+from medsa.segmenter.session import SlicePrompt
+from medsa.segmenter.slices import keep_parts
+from medsa.training.items import Item
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Round:
+    """An answer: `logits` (N, M, c, c) and `scores` (N, M) with gradient, `shown` (N, c, c) what a user sees.
+
+    `chosen` (N,) is the mask of M that the model's own score picks.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    chosen: Tensor
+    shown: Mask
+
+
+class Annotator(Protocol):
+    """Who places the prompts on masks (N, c, c)."""
+
+    def first(self, truth: Mask) -> Clicks: ...
+    def further(self, truth: Mask, shown: Mask) -> Clicks: ...
+    def boxes(self, truth: Mask) -> NDArray[np.float64]: ...
+    def sees_mask(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """An annotator by the shares of a mixture."""
+
+    mixture: PromptMixture
+    rng: np.random.Generator
+
+    def first(self, truth: Mask) -> Clicks:
+        return mixed_first_clicks(truth, self.mixture, self.rng)
+
+    def further(self, truth: Mask, shown: Mask) -> Clicks:
+        return mixed_next_clicks(truth, shown, self.mixture, self.rng)
+
+    def boxes(self, truth: Mask) -> NDArray[np.float64]:
+        return mixed_boxes(truth, self.mixture, self.rng)
+
+    def sees_mask(self) -> bool:
+        return bool(self.rng.random() < self.mixture.mask)
+
+
+class Protocolled:
+    """The annotator of the measurements: every click at the deepest point, every box tight."""
+
+    def first(self, truth: Mask) -> Clicks:
+        return first_clicks(truth)
+
+    def further(self, truth: Mask, shown: Mask) -> Clicks:
+        return next_clicks(truth, shown)
+
+    def boxes(self, truth: Mask) -> NDArray[np.float64]:
+        return tight_boxes(truth)
+
+    def sees_mask(self) -> bool:
+        return True
+
+
+class Decoder:
+    """A model's decoder for training: folded where that is possible (same masks, half the arithmetic)."""
+
+    def __init__(self, model: AdaptedSam) -> None:
+        self.model = model
+        self.folded: dict[bool, nn.Module] = {}
+        try:
+            self.folded = {many: model.folded_decoder(model.dense_pe, many) for many in (False, True)}
+        except TypeError:
+            self.folded = {}
+
+    def __call__(
+        self,
+        embedding: Tensor,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, M, c, c), predicted IoU (N, M); `embedding` (N, C, h, w)."""
+        if not self.folded:
+            return self.model.decode(embedding, points, labels, boxes, masks, multimask)
+        labelled = None if points is None or labels is None else (points, labels)
+        sparse, dense = self.model.prompt_encoder(points=labelled, boxes=boxes, masks=masks)
+        return self.folded[multimask](embedding, dense[:1] if masks is None else dense, sparse)
+
+
+def interact(
+    decoder: Decoder, embedding: Tensor, items: Sequence[Item], interaction: Interaction, annotator: Annotator
+) -> Generator[Round, None, None]:
+    """One `Round` after another: the first prompts, then up to `interaction.rounds` clicks on what is wrong.
+
+    `embedding` (N, C, h, w), one for each item. Between rounds nothing keeps a graph: go backward from each
+    as it comes. Items of which nothing is wrong get no further click.
+    """
+    prompts = _Prompts(items, embedding)
+    truth = np.stack([item.mask for item in items])
+    target = np.stack([item.prompted for item in items])
+    if interaction.clicks:
+        prompts.click(annotator.first(target))
+    if interaction.boxes:
+        prompts.box(annotator.boxes(target))
+    before: Tensor | None = None
+    for further in range(interaction.rounds + 1):
+        multimask = interaction.start == "click" and further == 0 and decoder.model.multimask
+        logits, scores = decoder(embedding, *prompts.tensors(), before, multimask)
+        chosen = scores.detach().argmax(dim=1)
+        answers = prompts.served(logits.detach()[torch.arange(len(items)), chosen])
+        shown = (answers > 0).cpu().numpy()
+        yield Round(logits, scores, chosen, shown)
+        if further == interaction.rounds:
+            return
+        clicks = annotator.further(truth, shown)
+        if not clicks.found.any():
+            return
+        prompts.click(clicks)
+        before = answers[:, None].to(embedding) if annotator.sees_mask() else None
+
+
+class _Prompts:
+    """What was asked so far of N items: points (x, y) and boxes in model pixels."""
+
+    def __init__(self, items: Sequence[Item], like: Tensor) -> None:
+        self.items, self.like = items, like
+        self.points: list[dict[bool, list[tuple[float, float]]]] = [{True: [], False: []} for _ in items]
+        self.boxes: NDArray[np.float64] | None = None
+
+    def click(self, clicks: Clicks) -> None:
+        for n, item in enumerate(self.items):
+            if clicks.found[n]:
+                cell = item.picture.frame.size / item.side
+                y, x = (clicks.index[n] + 0.5) * cell - 0.5
+                self.points[n][bool(clicks.positive[n])].append((float(x), float(y)))
+
+    def box(self, boxes: NDArray[np.float64]) -> None:
+        """Boxes (N, 2, 2) of cells (row, column), both corners inclusive."""
+        cell = self.items[0].picture.frame.size / self.items[0].side
+        low, high = boxes[:, 0] * cell, (boxes[:, 1] + 1) * cell - 1
+        self.boxes = np.concatenate([low[:, ::-1], high[:, ::-1]], axis=1)
+
+    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Points (N, P, 2), their labels (N, P), boxes (N, 4): on the object first, as the runtime does.
+
+        Who has fewer points than others gets labels of -1, which the prompt encoder takes for none.
+        """
+        boxes = None if self.boxes is None else torch.from_numpy(self.boxes).to(self.like)
+        most = max(len(point[True]) + len(point[False]) for point in self.points)
+        if not most:
+            return None, None, boxes
+        points, labels = np.zeros((len(self.items), most, 2)), -np.ones((len(self.items), most))
+        for n, given in enumerate(self.points):
+            placed = given[True] + given[False]
+            points[n, : len(placed)] = np.array(placed).reshape(-1, 2)
+            labels[n, : len(placed)] = [1.0] * len(given[True]) + [0.0] * len(given[False])
+        return torch.from_numpy(points).to(self.like), torch.from_numpy(labels).to(self.like), boxes
+
+    def served(self, logits: Tensor) -> Tensor:
+        """What the runtime makes of logits (N, c, c): clicks obeyed, other parts gone; float16."""
+        answers = logits.float().cpu()
+        for n, item in enumerate(self.items):
+            rows, columns = item.extent
+            answers[n, rows:] = answers[n, :, columns:] = -20.0
+            answers[n] = self._settled(answers[n], item, self.points[n])
+        return answers.half()
+
+    def _settled(self, logits: Tensor, item: Item, points: dict[bool, list[tuple[float, float]]]) -> Tensor:
+        frame = item.picture.frame
+        clicked = np.zeros(logits.shape, bool)
+        for point in points[True]:
+            clicked[cell_of(point, item.side, frame)] = True
+        spilled = any(logits[cell_of(point, item.side, frame)] > 0 for point in points[False])
+        if spilled or (logits[torch.from_numpy(clicked)] <= 0).any():
+            prompt = SlicePrompt(tuple(points[True]), tuple(points[False]))
+            logits = correct(logits, item.picture.colours, prompt, frame)
+        return keep_parts(logits, clicked) if points[True] and self.boxes is None else logits

@@ -1,0 +1,198 @@
+"""What a training step asks for: one object on one slice (or slab), prepared once as the model takes it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medsa.data.model_input import Frame, normalise, picture_of, slice_pixels
+from medsa.data.volume import Volume
+from medsa.data.window import Window, choose_window
+from medsa.sam import Backbone
+
+Mask = NDArray[np.bool_]
+
+SMALLEST = 6
+"""Cells of the logits' grid below which an object is too small to be asked for."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a model takes: `size` S of its input, `cells` of its logits, `depth` of its slabs."""
+
+    backbone: Backbone
+    size: int
+    cells: int
+    depth: int = 1
+
+    def frame(self, volume: Volume) -> Frame:
+        """How the slices of `volume` lie in the model's square."""
+        return Frame.of(volume, self.backbone, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A slab of D slices: `pixels` uint8, each (1 or 3, rows, columns), windowed and resized, not padded."""
+
+    pixels: tuple[NDArray[np.uint8], ...]
+    frame: Frame
+
+    @cached_property
+    def digest(self) -> str:
+        """Content hash: the key of the slab's embedding."""
+        digest = hashlib.blake2b(repr(self.frame).encode(), digest_size=16)
+        for part in self.pixels:
+            digest.update(f"{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
+    def image(self, backbone: Backbone) -> Tensor:
+        """(D, 3, S, S) float32 as `backbone` takes it: but for the rounding what the runtime would feed."""
+        return as_images([torch.from_numpy(part) for part in self.pixels], backbone, self.frame)
+
+    @cached_property
+    def colours(self) -> Tensor:
+        """(1 or 3, 256, 256) float16: the middle slice as the runtime's corrections look at it."""
+        middle = torch.from_numpy(self.pixels[len(self.pixels) // 2]).float()
+        low, high = middle.aminmax()
+        flat = (middle - low) / (high - low).clamp(min=1e-8)
+        return picture_of(self.frame.pad(flat.expand(3, -1, -1))[None], len(middle) == 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """An object to be asked for on a picture.
+
+    `packed` is its mask on the model's square at the logits' resolution, `side` cells a side, in bits; it may
+    be empty. `around` is then the mask of the neighbouring slice, whose box is the prompt, as the runtime
+    asks when it follows an object to its end. `study` is a hash.
+    """
+
+    picture: Picture
+    packed: NDArray[np.uint8]
+    side: int
+    label: str
+    study: str
+    around: NDArray[np.uint8] | None = None
+
+    @classmethod
+    def of(cls, picture: Picture, mask: Mask, label: str, study: str, around: Mask | None = None) -> Item:
+        """An item of a mask (side, side)."""
+        return cls(
+            picture,
+            np.packbits(mask),
+            len(mask),
+            label,
+            study,
+            None if around is None else np.packbits(around),
+        )
+
+    @property
+    def mask(self) -> Mask:
+        """(side, side), the object."""
+        return self._unpacked(self.packed)
+
+    @property
+    def prompted(self) -> Mask:
+        """(side, side), what prompts are placed on: the object, or its neighbour where it is absent."""
+        return self._unpacked(self.packed if self.around is None else self.around)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(rows, columns) of cells that hold the slice; the others are padding."""
+        frame, cell = self.picture.frame, self.picture.frame.size / self.side
+        return max(1, round(frame.rows / cell)), max(1, round(frame.columns / cell))
+
+    def _unpacked(self, bits: NDArray[np.uint8]) -> Mask:
+        return np.unpackbits(bits, count=self.side**2).reshape(self.side, self.side).astype(bool)
+
+
+def as_images(slices: Sequence[Tensor], backbone: Backbone, frame: Frame) -> Tensor:
+    """Slices (1 or 3, rows, columns), 0..255, as the image encoder takes them: (D, 3, S, S)."""
+    return torch.stack([normalise(part, backbone, frame) for part in slices])
+
+
+class Pictures:
+    """The pictures of one volume, each slice prepared once however many slabs hold it."""
+
+    def __init__(self, volume: Volume, grid: Grid, window: Window | None = None) -> None:
+        self.volume, self.grid, self.frame = volume, grid, grid.frame(volume)
+        self.window = window or choose_window(volume)
+        self._slices: dict[int, NDArray[np.uint8]] = {}
+        self._pictures: dict[int, Picture] = {}
+
+    def around(self, k: int) -> Picture:
+        """The slab about slice k; at the ends of the volume its last slice is repeated."""
+        if k not in self._pictures:
+            depth = self.grid.depth
+            places = np.clip(np.arange(k - depth // 2, k - depth // 2 + depth), 0, self.volume.shape[2] - 1)
+            self._pictures[k] = Picture(tuple(self._slice(int(at)) for at in places), self.frame)
+        return self._pictures[k]
+
+    def _slice(self, k: int) -> NDArray[np.uint8]:
+        if k not in self._slices:
+            pixels = slice_pixels(self.volume, k, self.window, self.frame)
+            self._slices[k] = pixels.round().clamp(0, 255).to(torch.uint8).numpy()
+        return self._slices[k]
+
+
+def items_of(
+    volume: Volume,
+    mask: NDArray[np.uint8],
+    names: Mapping[int, str],
+    grid: Grid,
+    study: str,
+    *,
+    most: int | None = None,
+    empty: float = 0.0,
+    window: Window | None = None,
+) -> list[Item]:
+    """The items of one study: each label of `names` on each slice that holds it, `most` of them a label.
+
+    `mask` (I, J, K) label values. Slices are taken at even steps. `empty` adds items without an object, as a
+    part of the others: slices beside an object's first and last one. Objects below `SMALLEST` are left out.
+    """
+    pictures = Pictures(volume, grid, window)
+    found = []
+    for value, name in sorted(names.items()):
+        truth = mask == value
+        held = np.flatnonzero(truth.any(axis=(0, 1)))
+        for k in _spread(held, most):
+            small = pictures.frame.mask_to_model(truth[:, :, k], grid.cells)
+            if small.sum() >= SMALLEST:
+                found.append(Item.of(pictures.around(k), small, name, study))
+        if len(held) and empty > 0:
+            found += _absent(pictures, truth, held, name, study, round(empty * min(len(held), most or 10**9)))
+    return found
+
+
+def _absent(
+    pictures: Pictures, truth: Mask, held: NDArray[np.intp], name: str, study: str, count: int
+) -> list[Item]:
+    found = []
+    ends = ((int(held[0]) - 1, int(held[0])), (int(held[-1]) + 1, int(held[-1])))
+    for k, neighbour in [end for end in ends if 0 <= end[0] < truth.shape[2]][: max(1, count)]:
+        around = pictures.frame.mask_to_model(truth[:, :, neighbour], pictures.grid.cells)
+        if around.sum() >= SMALLEST:
+            nothing = np.zeros_like(around)
+            found.append(Item.of(pictures.around(k), nothing, name, study, around))
+    return found
+
+
+def _spread(held: NDArray[np.intp], most: int | None) -> list[int]:
+    if most is None or len(held) <= most:
+        return [int(k) for k in held]
+    steps = np.linspace(0, len(held) - 1, most + 2)[1:-1].round().astype(int)
+    return [int(k) for k in np.unique(held[steps])]
+
+
+def labels_of(items: Iterable[Item]) -> tuple[str, ...]:
+    """The labels that occur, sorted."""
+    return tuple(sorted({item.label for item in items}))

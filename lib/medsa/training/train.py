@@ -1,0 +1,208 @@
+"""From labelled cases to an adapter version: one run in one folder, resumable, measured before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsa.adapters.inject import AdaptedSam, adapt
+from medsa.adapters.method import Method
+from medsa.adapters.state import load_adapter, save_adapter
+from medsa.data.window import choose_window
+from medsa.errors import BadInputError, CancelledError, ConfigurationError
+from medsa.evaluation.protocol import Case, mean, measure
+from medsa.files import write_atomically
+from medsa.sam import Sam
+from medsa.segmenter import Segmenter
+from medsa.training.engine import CHECKPOINT, Length, Progress, Run, grid_of
+from medsa.training.items import Item, items_of, labels_of
+from medsa.training.settings import Settings, read_settings
+
+CONFIG, CANDIDATE = "config.json", "candidate"
+METRICS = ("1 pt", "3 pts", "10 pts", "auc", "box", "background")
+
+Told = Callable[[str, float], None]
+"""Told what is being done ("reading", "training", "measuring") and which part (0..1) of it is done."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be trained, for how long and how.
+
+    `labels` are values and names of what is learnt; empty: every label of every case under its own name.
+    `start` is the folder of the adapter version to go on from. `measured` cases of the held-out ones are
+    measured before and after, as users get them.
+    """
+
+    method: str | None = None
+    labels: Mapping[int, str] = field(default_factory=dict)
+    length: Length = field(default_factory=lambda: Length(minutes=30))
+    settings: Settings = field(default_factory=lambda: read_settings("default"))
+    start: Path | None = None
+    seed: int = 0
+    window: str = "auto"
+    measured: int = 12
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: the `candidate` folder, and mean Dice by prompt `before` and `after`, if measured."""
+
+    candidate: Path
+    metrics: Mapping[str, Mapping[str, float]]
+    seconds: float
+    steps: int
+
+
+def train(
+    sam: Sam,
+    training: Sequence[Case],
+    validation: Sequence[Case],
+    folder: Path,
+    request: Request,
+    *,
+    resume: bool = False,
+    told: Told = lambda _what, _part: None,
+    report: Callable[[Progress], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+    tensorboard: bool = False,
+    mlflow: Path | None = None,
+) -> Trained:
+    """Train an adapter on `sam` in `folder` and write it to `folder`/candidate.
+
+    Ids of cases must be hashes already: they stand in the card. Raises `CancelledError` when `stop()` turned
+    true (the checkpoint stays, to be resumed), `ConfigurationError` for a method that cannot be trained here,
+    for a folder that holds another run or, with `resume`, none, `BadInputError` when nothing can be learnt.
+    """
+    model = _model(sam, request)
+    _prepare(folder, request, model.method, resume)
+    depth = model.method.depth
+    sides: list[list[Item]] = []
+    cases = [*training, *validation]
+    most = _slices(training, request, model)
+    for side in (training, validation):
+        found: list[Item] = []
+        for case in side:
+            if stop():
+                raise CancelledError("stopped while reading")
+            found += _items(sam, case, request, depth, most)
+            told("reading", (len(sides) * len(training) + side.index(case) + 1) / len(cases))
+        sides.append(found)
+    if not sides[0]:
+        raise BadInputError("nothing to learn: no training study holds one of the labels")
+
+    def heard(now: Progress) -> None:
+        report(now)
+        told("training", now.part)
+
+    run = Run(
+        model, sides[0], sides[1], request.settings, folder, request.length,
+        seed=request.seed, stop=stop, report=heard, tensorboard=tensorboard, mlflow=mlflow,
+    )  # fmt: skip
+    outcome = run.go(resume=resume)
+    if not outcome.finished:
+        raise CancelledError("stopped; the checkpoint is kept")
+    metrics = _measured(sam, model, validation, request, told)
+    save_adapter(
+        model,
+        folder / CANDIDATE,
+        labels=labels_of(sides[0]),
+        studies={
+            side: tuple(sorted({item.study for item in items}))
+            for side, items in zip(("training", "validation"), sides, strict=True)
+        },
+        metrics=metrics,
+        parent=request.start.name if request.start else None,
+    )
+    return Trained(folder / CANDIDATE, metrics, outcome.seconds, outcome.steps)
+
+
+def _model(sam: Sam, request: Request) -> AdaptedSam:
+    if request.start is not None:
+        model = load_adapter(sam, request.start)
+        if request.method not in (None, model.method.name):
+            raise ConfigurationError(
+                f"the adapter to start from is of the method {model.method.name}, not {request.method}"
+            )
+    else:
+        model = adapt(sam, request.method or "decoder_prompt")
+    method = model.method
+    if method.head is not None:
+        raise ConfigurationError(
+            f"{method.name} is a multi-class segmenter, which clicks cannot teach: choose another method"
+        )
+    if not any(True for _ in model.trained_parameters()):
+        raise ConfigurationError(f"{method.name} has nothing that could be trained: choose another method")
+    model.trained_prompts, model.multimask = ("point", "box", "mask"), True
+    return model.to(sam.dense_pe.device).eval()
+
+
+def _prepare(folder: Path, request: Request, method: Method, resume: bool) -> None:
+    """Write config.json, or check that it says the same."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    wanted: dict[str, Any] = {
+        "method": method.model_dump(mode="json"),
+        "labels": {str(value): name for value, name in request.labels.items()},
+        "epochs": request.length.epochs,
+        "minutes": request.length.minutes,
+        "settings": request.settings.model_dump(mode="json"),
+        "start": str(request.start) if request.start else None,
+        "seed": request.seed,
+        "window": request.window,
+    }
+    path = folder / CONFIG
+    if not resume:
+        if (folder / CHECKPOINT).exists():
+            raise ConfigurationError(f"'{folder}' holds a run already: resume it, or choose another folder")
+        write_atomically(path, json.dumps(wanted, indent=2).encode())
+        return
+    if not (folder / CHECKPOINT).is_file() or not path.is_file():
+        raise ConfigurationError(f"'{folder}' holds no checkpoint to resume from")
+    known = json.loads(path.read_text("utf-8"))
+    changed = sorted(name for name in wanted if known.get(name) != wanted[name])
+    if changed:
+        raise ConfigurationError(f"the run in '{folder}' was started with other {' and '.join(changed)}")
+
+
+def _slices(training: Sequence[Case], request: Request, model: AdaptedSam) -> int:
+    """Slices of each label of a study: as the settings say, but no more embeddings than they allow."""
+    if model.changes_encoder or not training:
+        return request.settings.slices
+    labels = max(1, len(request.labels))
+    return max(1, min(request.settings.slices, request.settings.pictures // (labels * len(training))))
+
+
+def _items(sam: Sam, case: Case, request: Request, depth: int, most: int) -> list[Item]:
+    volume, mask, names = case.read()
+    return items_of(
+        volume, np.asarray(mask), request.labels or names, grid_of(sam, depth), case.id,
+        most=most, empty=request.settings.empty, window=choose_window(volume, request.window),
+    )  # fmt: skip
+
+
+def _measured(
+    sam: Sam, model: AdaptedSam, validation: Sequence[Case], request: Request, told: Told
+) -> dict[str, dict[str, float]]:
+    """Mean Dice over held-out patients, by prompt, of what there was before and of what was learnt."""
+    chosen = [
+        validation[int(n)] for n in np.unique(np.linspace(0, len(validation) - 1, request.measured).round())
+    ]
+    if not validation or not request.measured:
+        return {}
+    first = Segmenter(sam)
+    before = sam if request.start is None else load_adapter(sam, request.start)
+    rows = measure(
+        {"before": first.beside(before), "after": first.beside(model)},
+        chosen,
+        window=request.window,
+        progress=lambda done: told("measuring", done / len(chosen)),
+    )
+    return {
+        name: {metric: round(mean(found, metric), 4) for metric in METRICS if found}
+        for name, found in rows.items()
+    }

@@ -1,0 +1,192 @@
+"""A run learns, goes on after a kill as if nothing had been, and leaves nothing it need not."""
+
+import csv
+import os
+import signal
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.adapters.conftest import one_thread, small_sam
+
+from medsa.adapters.inject import adapt
+from medsa.adapters.method import Method
+from medsa.data.volume import Volume
+from medsa.errors import WeightsError
+from medsa.prompts.mixture import PromptMixture
+from medsa.sam import Sam
+from medsa.training.engine import CHECKPOINT, Length, Run, grid_of
+from medsa.training.items import Item, items_of
+from medsa.training.settings import Settings
+
+__all__ = ["one_thread"]
+
+DECODER = Method(
+    name="decoder", title="", paper="", trains=("mask_decoder", "prompt_encoder.point_embeddings")
+)
+ENCODER = Method(
+    name="encoder", title="", paper="", encoder={"attention": True, "depth": True}, decoder={}, depth=3
+)
+
+
+def discs(sam: Sam, count: int, seed: int = 0, depth: int = 1) -> list[Item]:
+    """Items of small volumes, each with a bright ball of its own place and size."""
+    rng, found = np.random.default_rng(seed), []
+    for n in range(count):
+        centre, radius = rng.uniform(14, 26, 2), rng.uniform(5, 10)
+        i, j, _ = np.mgrid[:40, :36, :3]
+        mask = (i - centre[0]) ** 2 + (j - centre[1]) ** 2 < radius**2
+        voxels = np.asfortranarray(40 + 150 * mask + rng.normal(0, 10, mask.shape), dtype=np.float32)
+        volume = Volume(voxels, np.eye(4), "MR")
+        found += items_of(volume, mask.astype(np.uint8), {1: "ball"}, grid_of(sam, depth), f"s{n}", most=1)
+    return found
+
+
+def settings(**changed: object) -> Settings:
+    plain = {
+        "name": "test", "title": "", "batch": 2, "rate": 3e-3, "epoch_items": 8, "validation_items": 4,
+        "ema": 0.5, "checkpoint_steps": 3, "prompts": PromptMixture(rounds=1),
+    }  # fmt: skip
+    return Settings(**(plain | changed))
+
+
+def run(folder: Path, epochs: int = 3, method: Method = DECODER, **options: object) -> Run:
+    sam = small_sam("tiny_vit")
+    torch.manual_seed(1)
+    model = adapt(sam, method)
+    model.multimask = True
+    depth = method.depth
+    return Run(
+        model, discs(sam, 8, depth=depth), discs(sam, 4, 1, depth), options.pop("settings", settings()),
+        folder, Length(epochs=epochs), **options,
+    )  # fmt: skip
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in run.parameters.items()}
+
+
+def figures(rows: tuple) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_a_run_learns_what_it_is_shown(tmp_path: Path) -> None:
+    outcome = run(tmp_path, epochs=30, settings=settings(patience=100)).go()
+    assert outcome.finished
+    losses = [row["loss"] for row in outcome.rows if "loss" in row]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert max(row["box"] for row in outcome.rows) > outcome.rows[0]["box"] + 0.2
+
+
+@pytest.mark.parametrize("method", [DECODER, ENCODER], ids=["decoder", "encoder"])
+def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(tmp_path: Path, method: Method) -> None:
+    flips = settings(augmentation={"flip_share": 0.5, "intensity_share": 0.5}, accumulate=1)
+    whole = run(tmp_path / "whole", method=method, settings=flips)
+    expected = whole.go()
+
+    steps = iter(range(100))
+    first = run(tmp_path / "parts", method=method, settings=flips, stop=lambda: next(steps) == 5)
+    assert not first.go().finished
+    second = run(tmp_path / "parts", method=method, settings=flips)
+    again = second.go(resume=True)
+
+    assert figures(again.rows) == figures(expected.rows)
+    found = weights(second)
+    assert all(torch.equal(found[name], value) for name, value in weights(whole).items())
+
+
+def _run_and_die(folder: Path) -> None:
+    steps = iter(range(100))
+    run(folder, report=lambda _: next(steps) == 7 and os.kill(os.getpid(), signal.SIGKILL)).go()
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
+    process = get_context("fork").Process(target=_run_and_die, args=(tmp_path / "killed",))
+    process.start()
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
+    resumed = run(tmp_path / "killed")
+    again = resumed.go(resume=True)
+    whole = run(tmp_path / "whole")
+    assert figures(again.rows) == figures(whole.go().rows)
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(tmp_path: Path) -> None:
+    one, same, other = (run(tmp_path / name, seed=seed).go() for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert figures(one.rows) == figures(same.rows) != figures(other.rows)
+
+
+def test_only_what_the_method_names_is_changed(tmp_path: Path) -> None:
+    training = run(tmp_path)
+    training.validation = []  # or its best weights may be those of the start
+    frozen = {
+        name: value.clone()
+        for name, value in training.model.adapters.state_dict().items()
+        if name not in training.parameters
+    }
+    base = {name: value.clone() for name, value in training.model.base.state_dict().items()}
+    before = weights(training)
+    training.go()
+    assert any((before[name] != value).any() for name, value in weights(training).items())
+    for kept, now in (
+        (frozen, training.model.adapters.state_dict()),
+        (base, training.model.base.state_dict()),
+    ):
+        assert all(torch.equal(value, now[name]) for name, value in kept.items())
+
+
+def test_a_finished_run_leaves_its_history_and_no_embedding(tmp_path: Path) -> None:
+    outcome = run(tmp_path).go()
+    table = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [float(row["step"]) for row in table] == [row["step"] for row in outcome.rows]
+    assert {"1 pt", "3 pts", "box", "loss", "rate"} <= set(table[0])
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "embeddings").exists()
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*"))
+
+
+def test_embeddings_on_disk_are_private_while_they_are_there(tmp_path: Path) -> None:
+    training = run(tmp_path, stop=lambda: True)
+    training.go()
+    kept = list((tmp_path / "embeddings").iterdir())
+    assert kept
+    assert all(path.stat().st_mode & 0o077 == 0 for path in [*kept, tmp_path / "embeddings"])
+
+
+def test_a_run_without_progress_ends_early(tmp_path: Path) -> None:
+    outcome = run(tmp_path, epochs=50, settings=settings(rate=1e-12, patience=2)).go()
+    assert outcome.finished
+    assert outcome.rows[-1]["epoch"] == 2
+
+
+def test_a_run_of_minutes_ends_by_the_clock(tmp_path: Path) -> None:
+    training = run(tmp_path, settings=settings(patience=10**6))
+    training.length = Length(minutes=1 / 60)
+    outcome = training.go()
+    assert outcome.finished
+    assert outcome.seconds >= 1
+    assert outcome.rows[-1]["step"] == outcome.steps
+
+
+def test_tensorboard_and_mlflow_write_where_they_are_told(tmp_path: Path) -> None:
+    run(tmp_path / "run", epochs=1, tensorboard=True, mlflow=tmp_path / "mlflow").go()
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    (found,) = mlflow.search_runs(experiment_names=["medsa"], output_format="list")
+    assert found.info.status == "FINISHED"
+    assert {"1_pt", "box", "loss"} <= set(found.data.metrics)
+    assert found.data.params["batch"] == "2"
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1).go()
+    with pytest.raises(WeightsError, match="another method"):
+        run(tmp_path, method=ENCODER).go(resume=True)
+    (tmp_path / CHECKPOINT).write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        run(tmp_path).go(resume=True)

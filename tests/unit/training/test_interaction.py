@@ -1,0 +1,101 @@
+"""Training asks what serving asks: the same tokens, the same masks as prompts, the same mask chosen."""
+
+import numpy as np
+import torch
+from tests.unit.adapters.conftest import one_thread, small_sam
+
+from medsa.adapters.inject import adapt
+from medsa.adapters.method import Method
+from medsa.data.volume import Volume
+from medsa.evaluation.overlap import dice
+from medsa.prompts.annotator import first_click, next_click
+from medsa.prompts.mixture import Interaction, PromptMixture
+from medsa.prompts.prompt import Prompt
+from medsa.segmenter import Segmenter, Session
+from medsa.training.engine import grid_of
+from medsa.training.interaction import Decoder, Protocolled, Training, interact
+from medsa.training.items import items_of
+
+__all__ = ["one_thread"]
+
+METHOD = Method(name="m", title="", paper="", trains=("mask_decoder",))
+
+
+def ball(shape: tuple[int, int, int] = (48, 48, 1)) -> tuple[Volume, np.ndarray]:
+    i, j, _ = np.mgrid[: shape[0], : shape[1], : shape[2]]
+    mask = ((i - 20) ** 2 + (j - 17) ** 2 < 90).astype(np.uint8)
+    noise = np.random.default_rng(0).normal(0, 8, shape)
+    return Volume(np.asfortranarray(30 + 120 * mask + noise, np.float32), np.eye(4), "MR"), mask
+
+
+def model():
+    found = adapt(small_sam("tiny_vit"), METHOD)
+    found.trained_prompts, found.multimask = ("point", "box", "mask"), True
+    return found
+
+
+def test_a_rounds_mask_is_the_one_the_runtime_gives_for_the_same_clicks() -> None:
+    taught, (volume, mask) = model(), ball()
+    (item,) = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s")
+    embedding = taught.encode(item.picture.image(taught.base.config))
+    side = item.side
+    assert side == 48  # logits as fine as the voxels: clicks can be compared one to one
+    with torch.no_grad():
+        rounds = [
+            r.shown[0]
+            for r in interact(Decoder(taught), embedding, [item], Interaction("click", 3), Protocolled())
+        ]
+
+    segmenter, session = Segmenter(taught), Session()
+    truth, points = mask[:, :, 0].astype(bool), {True: [], False: []}
+    click = first_click(truth.T)
+    for shown in rounds:
+        points[click.positive].append((click.index[1], click.index[0], 0))
+        prompt = Prompt(foreground=np.array(points[True]), background=np.array(points[False]))
+        served = segmenter.segment_slice(volume, prompt, 0, session=session).mask[:, :, 0] != 0
+        assert dice(served, shown.T) > 0.99
+        click = next_click(truth.T, shown)
+        assert click is not None
+
+
+def test_a_batch_is_its_items_one_by_one() -> None:
+    taught, decoder = model(), Decoder(model())
+    items = [
+        item
+        for shape in ((48, 48, 1), (48, 30, 1))
+        for item in items_of(*ball(shape), {1: "ball"}, grid_of(taught), "s")
+    ]
+    embeddings = torch.cat([taught.encode(item.picture.image(taught.base.config)) for item in items])
+    for start in ("click", "box", "click and box"):
+        plan = Interaction(start, 2)
+        with torch.no_grad():
+            together = list(interact(decoder, embeddings, items, plan, Protocolled()))
+            for n, item in enumerate(items):
+                alone = list(interact(decoder, embeddings[n : n + 1], [item], plan, Protocolled()))
+                for one, both in zip(alone, together, strict=True):
+                    assert torch.allclose(one.scores[0], both.scores[n], atol=1e-4)
+                    assert (one.shown[0] != both.shown[n]).mean() < 0.01
+
+
+def test_every_round_of_a_batch_has_gradient_and_keeps_no_graph_of_the_one_before() -> None:
+    taught = model()
+    items = items_of(*ball(), {1: "ball"}, grid_of(taught), "s")
+    embedding = taught.encode(items[0].picture.image(taught.base.config))
+    annotator = Training(PromptMixture(), np.random.default_rng(0))
+    masks = []
+    for answer in interact(Decoder(taught), embedding, items, Interaction("click", 2), annotator):
+        answer.logits.mean().backward()
+        masks.append(answer.logits.shape[1])
+    assert masks == [3, 1, 1]
+
+
+def test_an_absent_object_is_asked_for_with_its_neighbours_box() -> None:
+    taught = model()
+    volume, mask = ball((48, 48, 3))
+    mask[:, :, 2] = 0
+    items = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s", empty=0.5)
+    absent = next(item for item in items if item.around is not None)
+    embedding = taught.encode(absent.picture.image(taught.base.config))
+    with torch.no_grad():
+        rounds = list(interact(Decoder(taught), embedding, [absent], Interaction("box", 1), Protocolled()))
+    assert rounds[0].logits.shape[1] == 1

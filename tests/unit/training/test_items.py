@@ -1,0 +1,119 @@
+"""What a step asks for is what the runtime would see, on the grid of the logits."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.adapters.conftest import one_thread, small_sam
+
+from medsa.data.model_input import Frame, slice_input
+from medsa.data.volume import Volume
+from medsa.data.window import choose_window
+from medsa.training.augment import Augmentation, Augmenter
+from medsa.training.embeddings import EmbeddingStore
+from medsa.training.engine import grid_of
+from medsa.training.items import Item, Pictures, items_of
+
+__all__ = ["one_thread"]
+
+
+def study(colour: bool = False) -> tuple[Volume, np.ndarray]:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((60, 40, 9), np.uint8)
+    mask[10:30, 8:20, 2:7] = 1
+    mask[35:50, 20:36, 4:6] = 2
+    mask[5:7, 5:6, 0] = 3
+    voxels = rng.integers(0, 200, (60, 40, 9, 3) if colour else (60, 40, 9)).astype(
+        np.uint8 if colour else np.float32
+    )
+    return Volume(np.asfortranarray(voxels), np.eye(4), "MR"), mask
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_picture_is_the_runtimes_input_but_for_rounding(colour: bool) -> None:
+    sam = small_sam("tiny_vit")
+    volume, _ = study(colour)
+    grid = grid_of(sam)
+    picture = Pictures(volume, grid).around(4)
+    expected = slice_input(volume, 4, choose_window(volume), sam.config, grid.frame(volume))
+    assert torch.allclose(picture.image(sam.config), expected, atol=1 / 100)
+    assert picture.colours.shape == (3 if colour else 1, 256, 256)
+
+
+def test_items_are_every_label_on_every_slice_that_holds_it() -> None:
+    volume, mask = study()
+    grid = grid_of(small_sam("tiny_vit"))
+    items = items_of(volume, mask, {1: "one", 2: "two", 3: "tiny", 9: "absent"}, grid, "study")
+    assert [item.label for item in items].count("one") == 5
+    assert [item.label for item in items].count("two") == 2
+    assert {item.label for item in items} == {"one", "two"}
+    frame = Frame.of(volume, grid.backbone, grid.size)
+    assert (items[0].mask == frame.mask_to_model(mask[:, :, 2] == 1, grid.cells)).all()
+    few = items_of(volume, mask, {1: "one"}, grid, "study", most=2)
+    assert len(few) == 2
+
+
+def test_empty_items_lie_beside_the_object_and_are_asked_for_with_its_neighbour() -> None:
+    volume, mask = study()
+    grid = grid_of(small_sam("tiny_vit"))
+    items = items_of(volume, mask, {1: "one"}, grid, "study", empty=0.5)
+    absent = [item for item in items if item.around is not None]
+    assert len(absent) == 2
+    for item in absent:
+        assert not item.mask.any()
+        assert item.prompted.any()
+
+
+def test_a_slab_repeats_the_last_slice_at_the_ends() -> None:
+    volume, _ = study()
+    pictures = Pictures(volume, grid_of(small_sam("tiny_vit"), depth=5))
+    first, middle = pictures.around(0), pictures.around(4)
+    assert all(part is first.pixels[0] for part in first.pixels[:3])
+    assert middle.pixels[0] is first.pixels[4]
+    assert len({first.digest, middle.digest}) == 2
+
+
+def test_embeddings_come_from_disk_the_second_time_and_are_those_of_the_model(tmp_path, monkeypatch) -> None:
+    sam = small_sam("tiny_vit")
+    picture = Pictures(study()[0], grid_of(sam)).around(4)
+    store = EmbeddingStore(sam, tmp_path / "kept")
+    first = store.get(picture)
+    assert torch.allclose(first.float(), sam.encode(picture.image(sam.config)), atol=1e-2)
+    monkeypatch.setattr(sam, "encode", lambda _: pytest.fail("it was on disk"))
+    assert torch.equal(store.get(picture), first)
+    store.remove()
+    assert not (tmp_path / "kept").exists()
+
+
+CHANGES = Augmentation(flip_share=0.5, turn_share=0.8, intensity_share=0.5, noise_share=0.5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000))
+def test_augmentation_moves_picture_and_mask_together_and_repeats_under_its_seed(seed: int) -> None:
+    _, mask = study()
+    bright = Volume(np.asfortranarray(np.where(mask == 1, 200.0, 20.0), np.float32), np.eye(4), "MR")
+    (item,) = items_of(bright, mask, {1: "one"}, grid_of(small_sam("tiny_vit")), "study", most=1)
+    plain = Augmenter(Augmentation(flip_share=0.5, turn_share=0.8))
+    one, other = (plain(item, np.random.default_rng(seed)) for _ in range(2))
+    assert (one.mask == other.mask).all()
+    assert (one.picture.pixels[0] == other.picture.pixels[0]).all()
+    seen = one.picture.frame.pad(torch.from_numpy(one.picture.pixels[0]).float())[0]
+    cells = torch.nn.functional.avg_pool2d(seen[None, None], one.picture.frame.size // item.side)[0, 0] > 127
+    assert (cells.numpy() & one.mask).sum() > 0.8 * (cells.numpy() | one.mask).sum()
+
+
+def test_an_empty_item_keeps_its_place_when_it_is_augmented() -> None:
+    volume, mask = study()
+    items = items_of(volume, mask, {1: "one"}, grid_of(small_sam("tiny_vit")), "study", empty=0.5)
+    absent = next(item for item in items if item.around is not None)
+    changed = Augmenter(CHANGES)(absent, np.random.default_rng(1))
+    assert (changed.prompted == absent.prompted).all()
+    assert not changed.mask.any()
+
+
+def test_masks_survive_their_packing() -> None:
+    volume, mask = study()
+    item = items_of(volume, mask, {1: "one"}, grid_of(small_sam("tiny_vit")), "study")[0]
+    assert (Item.of(item.picture, item.mask, "one", "study").mask == item.mask).all()
