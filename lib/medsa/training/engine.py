@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import Tensor
+from torch.nn import functional as F
 
 from medsa.adapters.inject import AdaptedSam
 from medsa.prompts.mixture import Interaction, draw
@@ -115,6 +116,8 @@ class Run:
         self.averages = Averages(self.parameters, settings.ema)
         self.decoder = Decoder(model)
         self.store = None if model.changes_encoder else EmbeddingStore(model.base, folder / EMBEDDINGS)
+        halves = self.store is not None and settings.coarse > 0 and model.embedding_size % 2 == 0
+        self.coarse = Decoder(model, model.embedding_size // 2) if halves else None
         self.augmenter = Augmenter(settings.augmentation) if self._augments else None
         self.epoch_length = max(1, min(len(self.training), settings.epoch_items) // settings.batch)
         self.state = _State()
@@ -171,12 +174,16 @@ class Run:
         step = engine.state.iteration - 1
         rng = np.random.default_rng((self.seed, step))
         items, embedding = self._embedded(self._batch(step), rng)
+        decoder = self.decoder
+        if self.coarse is not None and self._progress() < self.settings.coarse:
+            items, embedding = [item.coarser() for item in items], F.avg_pool2d(embedding, 2)
+            decoder = self.coarse
         leaf = embedding.detach().requires_grad_(embedding.requires_grad)
         total, rounds = 0.0, 0
         interaction, annotator = self._interaction(items, rng), Training(self.settings.prompts, rng)
         truth, valid = _targets(items, leaf)
         with self._precision():
-            for answer in interact(self.decoder, leaf, items, interaction, annotator):
+            for answer in interact(decoder, leaf, items, interaction, annotator):
                 with torch.autocast(leaf.device.type, enabled=False):
                     priced = cost(answer.logits, answer.scores, truth, valid, self.settings.loss)
                 (priced.loss / self.settings.accumulate).backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,15 +88,19 @@ class Protocolled:
 
 
 class Decoder:
-    """A model's decoder for training: folded where that is possible (same masks, half the arithmetic)."""
+    """A model's decoder for training: folded where that is possible (same masks, half the arithmetic).
 
-    def __init__(self, model: AdaptedSam) -> None:
+    It is for embeddings of `side` cells a side, by default the model's own.
+    """
+
+    def __init__(self, model: AdaptedSam, side: int | None = None) -> None:
         self.model = model
         self.folded: dict[bool, nn.Module] = {}
-        try:
-            self.folded = {many: model.folded_decoder(model.dense_pe, many) for many in (False, True)}
-        except TypeError:
-            self.folded = {}
+        position = model.dense_pe
+        if side is not None:
+            position = model.prompt_encoder.pe_layer((side, side))[None].detach()
+        with suppress(TypeError):
+            self.folded = {many: model.folded_decoder(position, many) for many in (False, True)}
 
     def __call__(
         self,
@@ -111,7 +116,7 @@ class Decoder:
             return self.model.decode(embedding, points, labels, boxes, masks, multimask)
         labelled = None if points is None or labels is None else (points, labels)
         sparse, dense = self.model.prompt_encoder(points=labelled, boxes=boxes, masks=masks)
-        return self.folded[multimask](embedding, dense[:1] if masks is None else dense, sparse)
+        return self.folded[multimask](embedding, dense[:1, :, :1, :1] if masks is None else dense, sparse)
 
 
 def interact(

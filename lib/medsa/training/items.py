@@ -104,6 +104,11 @@ class Item:
         """(side, side), what prompts are placed on: the object, or its neighbour where it is absent."""
         return self._unpacked(self.packed if self.around is None else self.around)
 
+    def coarser(self) -> Item:
+        """The same on a grid of half as many cells a side."""
+        around = None if self.around is None else _halved(self.prompted)
+        return Item.of(self.picture, _halved(self.mask), self.label, self.study, around)
+
     @property
     def extent(self) -> tuple[int, int]:
         """(rows, columns) of cells that hold the slice; the others are padding."""
@@ -184,6 +189,13 @@ def _absent(
             nothing = np.zeros_like(around)
             found.append(Item.of(pictures.around(k), nothing, name, study, around))
     return found
+
+
+def _halved(mask: Mask) -> Mask:
+    """(c, c) -> (c / 2, c / 2): cells that are half covered, or touched at all where that leaves none."""
+    half = len(mask) // 2
+    cover = mask.reshape(half, 2, half, 2).mean(axis=(1, 3))
+    return cover >= 0.5 if (cover >= 0.5).any() else cover > 0
 
 
 def _spread(held: NDArray[np.intp], most: int | None) -> list[int]:

@@ -43,6 +43,9 @@ class Settings(BaseModel):
     pictures: int = Field(800, gt=0, description="slices whose embeddings are kept on disk, at most")
     empty: float = Field(0.03, ge=0, lt=1, description="slices without the object, as a part of the others")
     checkpoint_steps: int = Field(100, gt=0)
+    coarse: float = Field(
+        0.0, ge=0, le=1, description="the first part of a decoder's run, on embeddings of half the side"
+    )
     precision: Literal["auto", "full"] = "auto"
 
 

@@ -42,9 +42,9 @@ TEACHER = "teacher"
 class Amounts:
     """How many pictures of each source there are; of drawn ones so many `held_out` are for validation."""
 
-    drawn: int = 420
-    packaged: int = 114
-    brain: int = 40
+    drawn: int = 320
+    packaged: int = 60
+    brain: int = 24
     abdomen: int = 16
     clean: int = 8
     held_out: int = 42

@@ -1,0 +1,131 @@
+"""From labelled cases to a version: what is in the folder, who is in the card, and what is refused."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.unit.adapters.conftest import one_thread, small_sam
+
+from medsa.adapters.state import load_adapter, read_card
+from medsa.data.volume import Volume
+from medsa.errors import BadInputError, CancelledError, ConfigurationError
+from medsa.training.engine import Length
+from medsa.training.settings import Settings, rate_at, read_settings
+from medsa.training.train import Request, train
+
+__all__ = ["one_thread"]
+
+PLAIN = Settings(name="test", title="", batch=2, epoch_items=4, validation_items=2, rate=1e-3)
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A drawn study with two labels."""
+
+    id: str
+    patient: str = ""
+
+    def read(self) -> tuple[Volume, np.ndarray, Mapping[int, str]]:
+        rng = np.random.default_rng(int(self.id))
+        i, j, _ = np.mgrid[:40, :40, :3]
+        mask = np.zeros((40, 40, 3), np.uint8, order="F")
+        mask[(i - 14) ** 2 + (j - 14) ** 2 < rng.uniform(30, 70)] = 1
+        mask[(i - 28) ** 2 + (j - 27) ** 2 < rng.uniform(30, 70)] = 2
+        voxels = np.asfortranarray(mask * 60.0 + rng.normal(0, 5, mask.shape), np.float32)
+        return Volume(voxels, np.eye(4), "MR"), mask, {1: "near", 2: "far"}
+
+
+CASES = [Ball(str(n)) for n in range(4)]
+
+
+def request(**changed: object) -> Request:
+    return Request(**({"method": "decoder_only", "length": Length(epochs=1), "settings": PLAIN} | changed))
+
+
+def test_a_run_leaves_a_version_with_its_provenance(tmp_path: Path) -> None:
+    sam, said = small_sam("tiny_vit"), []
+    done = train(
+        sam, CASES[:3], CASES[3:], tmp_path / "run", request(labels={2: "far"}),
+        told=lambda what, part: said.append((what, part)),
+    )  # fmt: skip
+    card = read_card(done.candidate)
+    assert card.labels == ("far",)
+    assert card.studies == {"training": ("0", "1", "2"), "validation": ("3",)}
+    assert set(card.trained_prompts) == {"point", "box", "mask"}
+    assert set(card.metrics) == {"before", "after"}
+    assert set(card.metrics["after"]) == {"1 pt", "3 pts", "10 pts", "auc", "box", "background"}
+    model = load_adapter(sam, done.candidate)
+    assert model.method.name == "decoder_only"
+    assert [what for what, part in said if part == 1.0] == ["reading", "training", "measuring"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["batch"] == 2
+    assert config["method"]["name"] == "decoder_only"
+
+
+def test_training_goes_on_from_a_version(tmp_path: Path) -> None:
+    sam = small_sam("tiny_vit")
+    first = train(sam, CASES[:2], CASES[3:], tmp_path / "first", request(measured=0))
+    second = train(
+        sam,
+        CASES[:2],
+        CASES[3:],
+        tmp_path / "second",
+        request(method=None, start=first.candidate, measured=0),
+    )
+    assert read_card(second.candidate).parent == first.candidate.name
+    assert (tmp_path / "second" / "history.csv").read_text().splitlines()[1].startswith("0,")
+    with pytest.raises(ConfigurationError, match="is of the method decoder_only, not lora"):
+        train(sam, CASES[:2], [], tmp_path / "third", request(method="lora", start=first.candidate))
+
+
+def test_a_stopped_run_is_resumed_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    sam = small_sam("tiny_vit")
+    longer = request(length=Length(epochs=3), measured=0)
+    steps = iter(range(100))
+    with pytest.raises(CancelledError):
+        train(sam, CASES[:2], CASES[3:], tmp_path, longer, stop=lambda: next(steps) == 5)
+    with pytest.raises(ConfigurationError, match="holds a run already"):
+        train(sam, CASES[:2], CASES[3:], tmp_path, longer)
+    with pytest.raises(ConfigurationError, match="other seed"):
+        train(sam, CASES[:2], CASES[3:], tmp_path, request(length=Length(epochs=3), seed=9), resume=True)
+    assert train(sam, CASES[:2], CASES[3:], tmp_path, longer, resume=True).steps == 6
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        ({"method": "ma_sam"}, ConfigurationError, "multi-class"),
+        ({"method": "sam"}, ConfigurationError, "nothing that could be trained"),
+        ({"method": "nonsense"}, ConfigurationError, "choose one of"),
+        ({"labels": {7: "absent"}}, BadInputError, "nothing to learn"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(tmp_path: Path, changed: dict, error: type, said: str) -> None:
+    with pytest.raises(error, match=said):
+        train(small_sam("tiny_vit"), CASES[:2], [], tmp_path, request(**changed))
+
+
+def test_nothing_is_resumed_where_nothing_was(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no checkpoint"):
+        train(small_sam("tiny_vit"), CASES[:2], [], tmp_path, request(), resume=True)
+
+
+def test_a_slab_method_trains(tmp_path: Path) -> None:
+    done = train(small_sam("vit"), CASES[:2], CASES[3:], tmp_path, request(method="med_sa", measured=0))
+    assert (done.candidate / "adapter.safetensors").is_file()
+
+
+def test_the_rate_rises_and_falls() -> None:
+    plain = PLAIN.model_copy(update={"warm_up": 0.1, "rate": 1.0})
+    assert rate_at(0, plain) == 0
+    assert rate_at(0.1, plain) == pytest.approx(1.0)
+    assert rate_at(0.55, plain) == pytest.approx(0.5)
+    assert rate_at(1, plain) == pytest.approx(0)
+
+
+def test_the_settings_that_ship_are_valid() -> None:
+    for name in ("default", "starter"):
+        assert read_settings(name).name == name
