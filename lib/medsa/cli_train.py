@@ -73,9 +73,8 @@ def _train(args: argparse.Namespace) -> None:
     from medsa.config import Options
     from medsa.data.window import check_window
     from medsa.sam import load_sam
-    from medsa.training.cases import read_cases, wanted
+    from medsa.training.cases import Nameless, read_cases, wanted
     from medsa.training.engine import Length
-    from medsa.training.retrain import Nameless
     from medsa.training.settings import read_settings
     from medsa.training.splits import Splits
     from medsa.training.train import Request, train

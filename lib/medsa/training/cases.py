@@ -8,7 +8,7 @@ a Decathlon dataset.json    "training": [{"image": ..., "label": ...}], "labels"
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,15 @@ class Case:
         mask = read_label(self.label, volume, self.labels)
         values = [int(value) for value in np.unique(mask) if value]
         return volume, mask, {value: self.names.get(value, f"label {value}") for value in values}
+
+
+@dataclass(frozen=True)
+class Nameless:
+    """A case whose id and patient are hashes: what may train, stand in cards and be logged."""
+
+    id: str
+    patient: str
+    read: Callable[[], tuple[Volume, NDArray[np.uint8], dict[int, str]]]
 
 
 def read_cases(path: Path, labels: LabelSet | None = None) -> list[Case]:
