@@ -16,7 +16,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 import medsa
-from medsa import cli_methods, cli_versions
+from medsa import cli_methods, cli_retrain, cli_train, cli_versions
 from medsa.cli_table import print_table
 from medsa.errors import BadInputError, MedsaError
 
@@ -108,6 +108,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"medsa {medsa.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_segment(commands)
+    cli_retrain.add(commands)
+    cli_train.add(commands)
     cli_versions.add(commands)
     backbones = commands.add_parser(
         "backbones",

@@ -60,6 +60,9 @@ class Options(BaseModel):
     window: str = Field(
         "auto", description="intensity window: auto, a CT window's name, mr, full, rgb or LOW,HIGH"
     )
+    retrain: str = Field("", description='when to retrain: "cron: MINUTE HOUR DAY MONTH WEEKDAY"')
+    retrain_after: int = Field(0, ge=0, description="retrain after so many newly labelled images; 0: never")
+    retrain_minutes: float = Field(20, gt=0, le=1440, description="minutes that a round trains")
     cache_mb: int = Field(512, ge=16, description="embedding cache in MiB")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
@@ -110,7 +113,7 @@ class Options(BaseModel):
             raise ValueError(f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices found")
         return name
 
-    def shown(self) -> dict[str, str | int]:
+    def shown(self) -> dict[str, str | int | float]:
         """What clients may see of them: no paths of this machine."""
         return {**self.model_dump(), "adapters": Path(self.adapters).name if self.adapters else ""}
 

@@ -81,8 +81,8 @@ def measure(
     """The rows of every segmenter on the same slices, prompts and background clicks; each case is read once.
 
     `slices` of each label are taken at even steps through its larger ones. First clicks are at the deepest
-    point. `progress(done)` counts cases. Reading may raise what the cases raise. Rows keep the cases' patients
-    and ids as they are: where rows are written down, give cases with hashed ones.
+    point. `progress(done)` counts cases. Reading may raise what the cases raise. Rows keep the patients and
+    ids of the cases as they are: where rows are written down, give cases with hashed ones.
     """
     rows: dict[str, list[Row]] = {name: [] for name in segmenters}
     for number, case in enumerate(cases):

@@ -17,6 +17,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
 
 import medsa
 from medsa.config import Options, cache_dir
@@ -24,7 +25,9 @@ from medsa.errors import BadInputError, MedsaError, NotFoundError
 from medsa.server import platform, privacy
 from medsa.server.datastore import DicomWebStore
 from medsa.server.folder import FolderStore
+from medsa.server.retraining import Retraining, with_versions
 from medsa.server.tasks import ClickTask, Runtime
+from medsa.server.train import NAME, MedsaTrain
 from medsa.server.uploads import Uploads
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ class MedsaApp(MONAILabelApp):
         os.umask(0o077)
         try:
             platform.check()
-            self.options = Options.from_conf(conf or {})
+            self.options = with_versions(Options.from_conf(conf or {}), studies)
             self.runtime = Runtime(self.options)
             super().__init__(
                 app_dir=app_dir,
@@ -56,6 +59,7 @@ class MedsaApp(MONAILabelApp):
                 labels=list(self.runtime.labels.names.values()),
             )
             self.counts = Counts(self._datastore.status)
+            self.retraining = Retraining(self.options, studies, self._datastore, self.runtime)
             server = platform.running_server()
             if server is not None:
                 platform.check(platform.RELIED_ON_WHEN_SERVING)
@@ -106,6 +110,9 @@ class MedsaApp(MONAILabelApp):
     def init_infers(self) -> dict[str, InferTask]:
         return {"medsa_2d": ClickTask(self.runtime, 2), "medsa_3d": ClickTask(self.runtime, 3)}
 
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return {NAME: MedsaTrain(self.options)}
+
     def init_strategies(self) -> dict[str, Strategy]:
         return {"random": RandomUnlabelled()}
 
@@ -133,6 +140,7 @@ class MedsaApp(MONAILabelApp):
             "scoring": {name: task.info() for name, task in self._scoring_methods.items()},
             "train_stats": {name: task.stats() for name, task in self._trainers.items()},
             "datastore": self.counts.now(),
+            "retraining": self.retraining.status(),
             "options": {**self.options.shown(), "adapter": self.runtime.served},
         }
 
@@ -153,6 +161,7 @@ class MedsaApp(MONAILabelApp):
             platform.give_up(error)
         threading.Thread(target=self._warm_up, name="warm-up").start()
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+        self.retraining.begin()
         gc.collect()
         gc.freeze()  # a million objects of libraries that stay: not looked through while somebody waits
         logger.info("medsa is ready")
@@ -161,6 +170,7 @@ class MedsaApp(MONAILabelApp):
         """Called once for each label a person saved, whichever way it came."""
         logger.info(f"label {privacy.short(label_id)} saved for {privacy.short(image_id)}")
         self.counts.renew()
+        self.retraining.schedule.look_now()
 
     def model_info(self, model: str) -> dict[str, Any]:
         """Backbone, served adapter and the digests of a model; raises `NotFoundError`."""

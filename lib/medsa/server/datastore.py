@@ -136,6 +136,10 @@ class DicomWebStore(Store):
         seg = self._segs.newest().get(check_uid(image_id))
         return None if seg is None else self._read(seg)
 
+    def label_states(self) -> dict[str, str]:
+        images = set(self.list_images())
+        return {image: seg.instance for image, seg in self._segs.newest().items() if image in images}
+
     def _read(self, seg: Seg) -> tuple[NDArray[np.uint8], Names]:
         dataset = self.web.instance(seg.study, seg.series, seg.instance)
         return read_seg(dataset, self.volume(seg.image), self.labels)

@@ -131,6 +131,10 @@ class FolderStore(Store):
             mask = mask * np.uint8(values[0])  # a picture of one label holds 0 and 255
         return mask, {value: names.get(value) or known.get(value, f"label {value}") for value in values}
 
+    def label_states(self) -> dict[str, str]:
+        kept, images = self._labels(FINAL), self._images()
+        return {image: repr(_state(path)) for image, path in kept.items() if image in images}
+
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         pairs = []
         for image in self.get_labeled_images():

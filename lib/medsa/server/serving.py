@@ -27,6 +27,7 @@ from medsa.server.routes import (
     ohif,
     operate,
     session,
+    status,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def install(server: FastAPI, app: MedsaApp) -> None:
     tempfile.tempdir = str(scratch.folder())
     kept = [route for route in server.router.routes if getattr(route, "path", None) in KEPT_ROUTES]
     server.router.routes[:] = kept
-    parts = [info, infer, datastore, session, model, activelearning, background, operate, ohif, proxy]
+    parts = [info, status, infer, datastore, session, model, activelearning, background]
+    parts += [operate, ohif, proxy]
     for part in [*parts, login] if auth.enabled() else parts:
         server.include_router(part.router, prefix=settings.MONAI_LABEL_API_STR)
     server.openapi_schema = None

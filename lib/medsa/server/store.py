@@ -60,6 +60,10 @@ class Store(Datastore):
     def newest_label(self, image_id: str) -> tuple[NDArray[np.uint8], Names] | None:
         """The newest label a person made for an image, its values being indices of the label set."""
 
+    @abstractmethod
+    def label_states(self) -> dict[str, str]:
+        """Every image with a label a person made, and a word that changes when its label does."""
+
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]
     ) -> str:

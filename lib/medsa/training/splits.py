@@ -7,11 +7,14 @@ import hmac
 import json
 import secrets
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
+from pydicom.dataset import Dataset
 
+from medsa.data.volume import Volume
 from medsa.errors import ConfigurationError
 from medsa.files import write_atomically
 
@@ -33,7 +36,6 @@ class Splits:
         if not 0 <= share <= 1:
             raise ConfigurationError(f"the share of validation patients lies between 0 and 1, not at {share}")
         self.path, self.share, self.both_sides = Path(path), share, both_sides
-        self._key_path = self.path.with_name(f"{self.path.name}.key")
         self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), mode=0o600)
 
     def side(self, patient: str) -> Side:
@@ -43,9 +45,9 @@ class Splits:
     def assign(self, patients: Iterable[str]) -> dict[str, Side]:
         """The sides of `patients`; those never seen are decided together and recorded."""
         wanted = list(dict.fromkeys(patients))
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = self._key
         with self._lock:
-            record, key = self._read(), self._key()
+            record = self._read()
             names = {patient: _hashed(key, patient) for patient in wanted}
             draws = {name: _draw(key, patient) for patient, name in names.items() if name not in record}
             if draws:
@@ -55,10 +57,7 @@ class Splits:
 
     def hashed(self, patient: str) -> str:
         """The word (32 hex digits) that stands for a patient, a study or a file in all that is kept."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._lock:
-            self._read()
-            return _hashed(self._key(), patient)
+        return _hashed(self._key, patient)
 
     def _decide(self, draws: dict[str, float], record: dict[str, Side]) -> dict[str, Side]:
         new: dict[str, Side] = {
@@ -78,11 +77,6 @@ class Splits:
     def _read(self) -> dict[str, Side]:
         if not self.path.is_file():
             return {}
-        if not self._key_path.is_file():
-            raise ConfigurationError(
-                f"the key of the split record {self.path} is gone, so nobody can tell who must not train: "
-                f"put {self._key_path.name} back, or remove the record and all versions trained with it"
-            )
         try:
             record = json.loads(self.path.read_text("utf-8"))
             if not set(record.values()) <= {"training", "validation"}:
@@ -93,13 +87,31 @@ class Splits:
             ) from None
         return record
 
+    @cached_property
     def _key(self) -> bytes:
-        if not self._key_path.is_file():
-            write_atomically(self._key_path, secrets.token_bytes(32))
-        key = self._key_path.read_bytes()
+        path = self.path.with_name(f"{self.path.name}.key")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._lock:
+            if not path.is_file() and self.path.is_file():
+                raise ConfigurationError(
+                    f"the key of the split record {self.path} is gone: nobody can tell who must not train; "
+                    f"put {path.name} back, or remove the record and all versions trained with it"
+                )
+            if not path.is_file():
+                write_atomically(path, secrets.token_bytes(32))
+            key = path.read_bytes()
         if len(key) < 32:
-            raise ConfigurationError(f"the key {self._key_path} is damaged: put a copy of it back")
+            raise ConfigurationError(f"the key {path} is damaged: put a copy of it back")
         return key
+
+
+def patient_of(volume: Volume, image: str) -> str:
+    """Whose image it is: DICOM's PatientID, else the study, else the image itself."""
+    header = volume.headers[0] if volume.headers else Dataset()
+    for name in ("PatientID", "StudyInstanceUID"):
+        if value := str(header.get(name, "") or "").strip():
+            return f"{name} {value}"
+    return f"image {image}"
 
 
 def _hashed(key: bytes, patient: str) -> str:

@@ -10,6 +10,7 @@ at any moment leaves a whole version served. Processes may share a store.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from medsa.adapters.state import CARD, TENSORS, Card, read_card
+from medsa.config import cache_dir
 from medsa.errors import ConfigurationError, NotFoundError
 from medsa.files import write_atomically
 
@@ -181,6 +183,14 @@ class VersionStore:
             file.write(f"{chr(10) if cut_off else ''}{line}\n".encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+def versions_folder(studies: str, backbone: str) -> Path:
+    """Where the versions of a datastore are kept when nobody says where: not made here."""
+    where = studies.rstrip("/") if "://" in studies else str(Path(studies).resolve())
+    where = re.sub("(?<=://)[^/@]*@", "", where)  # a login is no part of the place
+    digest = hashlib.sha256(f"{where} {backbone}".encode()).hexdigest()[:16]
+    return cache_dir() / "versions" / digest
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from monailabel.utils.async_tasks.task import AsyncTask
 
 from medsa.errors import BadInputError, NotFoundError
 from medsa.server.routes.common import Admin, Annotator, AnyUser, App
+from medsa.server.train import NAME
+from medsa.training.retrain import BusyError
 
 router = APIRouter()
 
@@ -39,29 +41,36 @@ def _known(names: dict[str, Any], name: str, what: str) -> str:
 
 
 @router.get("/train/", tags=["Train"], summary="The last or running training; 404 when there is none")
-def train_status(_user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
-    return _status("train", all, check_if_running)
+def train_status(app: App, _user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
+    training = app.retraining.training
+    found = training.status(every=all) if training.running or not check_if_running else None
+    if not found:
+        raise NotFoundError("no training is running" if check_if_running else "there was no training yet")
+    return found
 
 
 @router.post("/train/", tags=["Train"], include_in_schema=False)
 def train_all(app: App, _user: Admin, params: Params = None) -> dict[str, Any]:
-    return {
-        name: {
-            "result": _start("train", {"model": name}, (params or {}).get(name), enqueue=True),
-            "detail": None,
-        }
-        for name in app.trainers
-    }
+    asked = (params or {}).get(NAME)
+    return {NAME: {"result": train(app, _user, NAME, asked, enqueue=True), "detail": None}}
 
 
-@router.post("/train/{model}", tags=["Train"], summary="Train a model")
+@router.post(
+    "/train/{model}", tags=["Train"], summary="Retrain; with `enqueue` a running round is good enough"
+)
 def train(app: App, _user: Admin, model: str, params: Params = None, enqueue: bool = False) -> Any:
-    return _start("train", {"model": _known(app.trainers, model, "trainer")}, params, enqueue)
+    _known(app.trainers, model, "trainer")
+    try:
+        return app.retraining.start(params)
+    except BusyError:
+        if not enqueue:
+            raise
+        return app.retraining.training.status()
 
 
 @router.delete("/train/", tags=["Train"], summary="Stop the training")
-def stop_training(_user: Admin) -> Any:
-    return AsyncTask.stop("train")
+def stop_training(app: App, _user: Admin) -> Any:
+    return app.retraining.training.stop()
 
 
 @router.get("/scoring/", tags=["Scoring"], summary="The last or running scoring; 404 when there is none")

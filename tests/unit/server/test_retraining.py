@@ -1,0 +1,153 @@
+"""What the server makes of retraining: the pointer is followed, the status is told, requests are checked."""
+
+import pytest
+from tests.unit.adapters.conftest import small_sam
+
+from medsa.adapters.inject import adapt
+from medsa.adapters.state import save_adapter
+from medsa.config import Options
+from medsa.errors import BadInputError, ConfigurationError
+from medsa.server.folder import FolderStore
+from medsa.server.retraining import Retraining, with_versions
+from medsa.server.routes.status import page
+from medsa.server.tasks import Runtime
+from medsa.server.train import checked, labelled
+from medsa.training.versions import VersionStore, versions_folder
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of versions, and what retrains into it over a small model."""
+    sam = small_sam("vit")
+    monkeypatch.setattr("medsa.server.tasks.load_sam", lambda *_args, **_more: sam)
+
+    def make(**options):
+        folder = tmp_path / "versions"
+        folder.mkdir(exist_ok=True)
+        made = Options.from_conf({"adapters": str(folder), **options})
+        runtime = Runtime(made)
+        store = FolderStore(str(tmp_path / "studies"), runtime.labels)
+        return Retraining(made, str(tmp_path / "studies"), store, runtime), runtime
+
+    def version():
+        save_adapter(adapt(sam, "decoder_only"), tmp_path / "candidate")
+        return (
+            VersionStore(tmp_path / "versions").add(tmp_path / "candidate", {"figures": {"gain": 0.125}}).name
+        )
+
+    make.version = version
+    return make
+
+
+def test_a_promotion_by_anybody_is_followed_and_so_is_taking_it_back(site):
+    retraining, runtime = site()
+    assert runtime.models.name == "none"
+    store, name = retraining.versions, site.version()
+    retraining.follow()
+    assert runtime.models.name == "none"
+    store.promote(name)
+    retraining.follow()
+    assert runtime.models.name == name
+    assert retraining.status()["figures"] == {"gain": 0.125}
+    store.rollback()
+    retraining.follow()
+    assert runtime.models.name == "none"
+
+
+def test_a_version_that_the_options_name_stays(site):
+    first, second = site.version(), site.version()
+    retraining, runtime = site(adapter=first)
+    assert runtime.models.name == first
+    retraining.versions.promote(second)
+    retraining.follow()
+    assert runtime.models.name == first
+
+
+def test_a_version_that_cannot_be_served_leaves_the_one_before_it(site, caplog):
+    first, second = site.version(), site.version()
+    VersionStore(site()[0].versions.folder).promote(first)
+    retraining, runtime = site()
+    assert runtime.models.name == first
+    (retraining.versions.folder / second / "adapter.safetensors").write_bytes(b"cut")
+    retraining.versions.promote(second)
+    retraining.follow()
+    assert runtime.models.name == first
+    assert "cannot be served" in caplog.text
+
+
+def test_one_version_is_no_place_to_retrain_into(site, tmp_path):
+    one = str(VersionStore(tmp_path / "versions").folder / site.version())
+    with pytest.raises(ConfigurationError, match="is one version"):
+        site(adapters=one, retrain_after="3")
+    site(adapters=one)
+
+
+def test_versions_lie_apart_for_each_datastore_and_backbone_and_no_login_shows(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSA_CACHE", str(tmp_path))
+    places = [
+        versions_folder("http://pacs/dicom-web", "lite_medsam"),
+        versions_folder("http://pacs/dicom-web", "vit_b"),
+        versions_folder("http://other/dicom-web", "lite_medsam"),
+        versions_folder(str(tmp_path), "lite_medsam"),
+    ]
+    assert len(set(places)) == len(places)
+    assert versions_folder("http://user:word@pacs/dicom-web/", "lite_medsam") == places[0]
+    assert with_versions(Options(), "http://pacs/dicom-web").adapters == str(places[0])
+    assert not any(place.exists() for place in places)
+
+
+def test_a_folders_labels_are_cases_that_change_with_their_file(tmp_path):
+    import nibabel
+    import numpy as np
+
+    from medsa.data.labels import load_labels
+
+    for folder, value in (("", 7), ("labels/final", 5)):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        image = nibabel.Nifti1Image(np.full((4, 4, 3), value, np.uint8), np.eye(4))
+        nibabel.save(image, tmp_path / folder / "one.nii.gz")
+    store = FolderStore(str(tmp_path), load_labels())
+    (case,) = labelled(store)
+    volume, mask, names = case.read()
+    assert (case.id, names, mask.shape) == ("one", {5: "liver"}, volume.shape)
+    label = tmp_path / "labels/final/one.nii.gz"
+    label.write_bytes(label.read_bytes() + b"\0")
+    assert labelled(store)[0].state != case.state
+
+
+@pytest.mark.parametrize("wrong", [{"minutes": "5"}, {"minutes": 0}, {"minutes": True}, {"again": "yes"}])
+def test_a_request_that_cannot_be_is_refused(wrong):
+    with pytest.raises(BadInputError):
+        checked(wrong)
+
+
+def test_what_clients_add_to_a_request_does_not_matter():
+    assert checked({"name": "train_01", "device": "cuda", "minutes": 5}) == {"minutes": 5.0}
+    assert checked({"again": True}) == {"again": True}
+
+
+def test_the_page_tells_the_status_and_runs_nothing_of_it(site):
+    status = site()[0].status()
+    assert "when somebody asks for it" in page(status)
+    status |= {
+        "version": "<script>",
+        "figures": {"candidate, held-out, auc": 0.875},
+        "next_run": "2030-01-01T02:00",
+        "retrain_after": 4,
+        "last_decision": {
+            "when": "now",
+            "event": "decided",
+            "promoted": False,
+            "reasons": ["worse at liver"],
+        },
+        "round": {
+            "status": "RUNNING",
+            "start_ts": "x",
+            "details": [],
+            "progress": {"what": "training", "part": 0.5},
+        },
+    }
+    shown = page(status)
+    assert "<script>" not in shown
+    for text in ("0.875", "2030-01-01T02:00 or after 4", "refused. worse at liver", "training, 50 %"):
+        assert text in shown
