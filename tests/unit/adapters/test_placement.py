@@ -200,6 +200,24 @@ def test_adapters_in_the_last_blocks_only_leave_the_rest_without_gradient_or_cha
     model = adapt(sam, method)
     last = str(len(transformer_blocks(sam.image_encoder)) - 1)
     assert list(model.adapters.encoder.encoder_attention) == [last]
+    kept = [kept_for_the_backward_pass(adapt(sam, kind)) for kind in (method, "med_sa_2d", "full")]
+    assert kept[0] < kept[1] < kept[2]
+
+
+def kept_for_the_backward_pass(model):
+    """Bytes that a forward pass of the encoder saves, parameters left out."""
+    parameters = {p.data_ptr() for p in (*model.parameters(), *model.base.parameters())}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.encode(images())
+    return sum(kept.values())
 
 
 def test_the_papers_sizes_on_vit_h():

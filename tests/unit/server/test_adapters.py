@@ -58,6 +58,8 @@ def test_the_newest_is_served_and_each_request_may_choose(monkeypatch, adapters,
         assert answer.params["options"]["adapters"] == adapters.name
     assert told[""] == told["current"] == told["b"]
     assert told["a"] > told["none"] > told["b"]
+    listed, _ = task.answer(volume, "i", {"roi": [18, 42, 18, 42, 0, 0], "adapter": ["a", "b"]}, "slicer")
+    assert listed.params["options"]["adapter"] == "a"
     with pytest.raises(NotFoundError, match=r"unknown adapter '\.\./a'; there are: a, b"):
         task.answer(volume, "image", {"roi": [18, 42, 18, 42, 0, 0], "adapter": "../a"}, "user")
 
