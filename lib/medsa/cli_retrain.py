@@ -120,7 +120,8 @@ def _shown() -> Iterator[Callable[[str, float], None]]:
 
 def _end_with_input() -> NoReturn:
     """Whoever started this has ended: so does this, with all that it started."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1 << 10):
+        continue
     os.killpg(0, signal.SIGKILL)
     sys.exit()
 

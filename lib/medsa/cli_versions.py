@@ -28,9 +28,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         ("rollback", _rollback, "serve again what was served before the current version"),
     ):
         action = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-        action.add_argument(
-            "--store", type=Path, required=True, metavar="DIR", help="as the server's --conf versions DIR"
-        )
+        place = action.add_mutually_exclusive_group(required=True)
+        place.add_argument("--store", type=Path, metavar="DIR", help="as the server's --conf adapters DIR")
+        place.add_argument("--studies", metavar="URL|DIR", help="as the server's, if it names no adapters")
+        action.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="as the server's")
         action.set_defaults(run=run)
         if name in ("show", "promote"):
             action.add_argument("version", metavar="NAME", help="a version, such as v0002")
@@ -40,11 +41,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _store(args: argparse.Namespace) -> VersionStore:
     from medsa.errors import NotFoundError
-    from medsa.training.versions import VersionStore
+    from medsa.training.versions import VersionStore, versions_folder
 
-    if not args.store.is_dir():
-        raise NotFoundError(f"there is no folder of versions '{args.store}'")
-    return VersionStore(args.store)
+    folder = args.store or versions_folder(args.studies, args.backbone)
+    if not folder.is_dir():
+        raise NotFoundError(f"there is no folder of versions '{folder}'")
+    return VersionStore(folder)
 
 
 def _list(args: argparse.Namespace) -> None:

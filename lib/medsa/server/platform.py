@@ -62,6 +62,7 @@ RELIED_ON: tuple[Symbol, ...] = (
         _APP, "MONAILabelApp.init_datastore", "replaced: our datastores, and no download of dcmqi at start"
     ),
     Symbol(_APP, "MONAILabelApp.init_infers", "replaced: our models"),
+    Symbol(_APP, "MONAILabelApp.init_trainers", "replaced: retraining"),
     Symbol(_APP, "MONAILabelApp.init_strategies", "replaced: strategies that survive a fresh datastore"),
     Symbol(_APP, "MONAILabelApp.init_batch_infer", "replaced: the stock one divides by the number of GPUs"),
     Symbol(_APP, "MONAILabelApp._load_sessions", "replaced: uploads that cannot write outside their folder"),
@@ -81,8 +82,9 @@ RELIED_ON: tuple[Symbol, ...] = (
         "monailabel.interfaces.tasks.infer_v2", "InferType.DEEPGROW", "what both clients list under clicks"
     ),
     Symbol("monailabel.interfaces.tasks.strategy", "Strategy", "base of our strategies"),
+    Symbol("monailabel.interfaces.tasks.train", "TrainTask.info", "base of our trainer"),
     Symbol("monailabel.interfaces.utils.app", "app_instance", "builds the app from main.py, once a process"),
-    Symbol("monailabel.utils.async_tasks.task", "AsyncTask.run", "starts training and scoring"),
+    Symbol("monailabel.utils.async_tasks.task", "AsyncTask.run", "starts scoring"),
     Symbol("monailabel.utils.async_tasks.task", "AsyncTask.status", "tells what is running"),
     Symbol("monailabel.utils.async_tasks.task", "AsyncTask.stop", "ends it"),
     *(Symbol("monailabel.config", f"settings.MONAI_LABEL_{name}", "read") for name in _SETTINGS),

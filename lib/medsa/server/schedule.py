@@ -82,7 +82,7 @@ class Schedule:
     ) -> None:
         self._path, self._states, self._unused, self._start = folder / STATE, states, unused, start
         self.cron, self.after, self._poll = cron_of(cron), after, poll
-        self._writing = threading.Lock()
+        self._writing, self._asked = threading.Lock(), threading.Event()
         self._labels: States = {}
         self._new: Sequence[str] = ()
         self._kept: dict[str, Any] = {"running": False, "begun": [], "due": None, "cron": str(self.cron)}
@@ -114,11 +114,13 @@ class Schedule:
 
     def look_now(self) -> None:
         """A label was saved: do not wait for the next look."""
-        if self._scheduler.running:
-            self._scheduler.modify_job("look", next_run_time=datetime.now().astimezone())
+        if self._scheduler.running and not self._asked.is_set():
+            self._asked.set()
+            self._scheduler.add_job(self.look)
 
     def look(self) -> None:
         """Ask for the labels, and start a round when enough are new."""
+        self._asked.clear()
         try:
             self._labels = self._states()
             self._new = self._unused(self._labels)

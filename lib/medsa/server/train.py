@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from monailabel import config
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -29,7 +30,8 @@ from medsa.sam import load_sam
 from medsa.server.privacy import scrubbed
 from medsa.server.store import Store
 from medsa.training.engine import Length
-from medsa.training.retrain import BusyError, Labelled, Outcome, Plan, progress_of, retrain
+from medsa.training.retrain import BusyError, Labelled, Outcome, Plan, progress_of, read_policy, retrain
+from medsa.training.settings import read_settings
 from medsa.training.train import Request
 from medsa.training.versions import VersionStore
 
@@ -66,12 +68,14 @@ def one_round(
 ) -> Outcome:
     """A round on `cases` as the server's options say, in this process; raises as `retrain`."""
     length = Length(minutes=options.retrain_minutes)
-    request = Request(options.method or None, length=length, window=options.window)
+    policy = read_policy()
+    settings = read_settings(policy.settings)
+    request = Request(options.method or None, length=length, settings=settings, window=options.window)
     return retrain(
         lambda: load_sam(options.backbone, device=options.device),
         cases,
         VersionStore(Path(options.adapters)),
-        Plan(request, again=again),
+        Plan(request, policy, again=again),
         progress,
     )
 
@@ -154,7 +158,7 @@ class Training:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                env={**os.environ, "MONAI_LABEL_STUDIES": self.studies},
+                env={**_environment(), "MONAI_LABEL_STUDIES": self.studies},
                 start_new_session=True,
             )
             self._tasks.append(task)
@@ -214,6 +218,15 @@ class Training:
         running = task["status"] == "RUNNING"
         told = {**task, "details": list(task["details"])}
         return {**told, "progress": progress_of(self.store)} if running else told
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without MONAI Label's settings that nobody set: its command exports even their defaults."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MONAI_LABEL_") or name in config.settings.model_fields_set
+    }
 
 
 def _end(process: subprocess.Popen[str]) -> None:

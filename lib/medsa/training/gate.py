@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medsa.config import load_config
 from medsa.evaluation.forgetting import FORGETTING
 from medsa.evaluation.protocol import Case, Rows, by_label, difference, mean, measure
 from medsa.segmenter import Segmenter
@@ -20,12 +19,10 @@ METRICS = ("1 pt", "3 pts", "10 pts", "auc", "box", "background")
 
 
 class Rules(BaseModel):
-    """What a candidate has to show (configs/gate); differences of Dice unless they say otherwise."""
+    """What a candidate has to show; differences of Dice unless they say otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = ""
-    title: str = ""
     margin: float = Field(
         0.0, ge=0, description="the gain over clicks must surpass this by more than its noise"
     )
@@ -37,11 +34,6 @@ class Rules(BaseModel):
     deafness: float = Field(
         0.5, gt=0, description="part of the first click's Dice that a click on background may reach"
     )
-
-
-def read_rules(name: str = "default") -> Rules:
-    """The rules of configs/gate/<name>.yaml; raises `ConfigurationError`."""
-    return load_config("gate", name, Rules)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from medsa.adapters.state import load_adapter, read_card
+from medsa.config import load_config
 from medsa.data.volume import Volume
 from medsa.errors import MedsaError
 from medsa.evaluation.forgetting import FORGETTING
@@ -23,7 +25,9 @@ from medsa.evaluation.protocol import Case, as_json
 from medsa.files import write_atomically
 from medsa.sam import Promptable, Sam
 from medsa.segmenter import Segmenter
-from medsa.training.gate import Decision, Rules, Tables, decide, measure_tables, read_rules
+from medsa.training.cases import Nameless
+from medsa.training.gate import Decision, Rules, Tables, decide, measure_tables
+from medsa.training.rehearsal import rehearsal
 from medsa.training.splits import Side, Splits, patient_of
 from medsa.training.train import Request, train
 from medsa.training.versions import VersionStore
@@ -50,31 +54,42 @@ class Labelled:
     read: Callable[[], tuple[Volume, NDArray[np.uint8], dict[int, str]]]
 
 
-@dataclass(frozen=True)
-class Nameless:
-    """A case whose id and patient are hashes."""
+class Policy(BaseModel):
+    """How a site's rounds are done (configs/retraining).
 
-    id: str
-    patient: str
-    read: Callable[[], tuple[Volume, NDArray[np.uint8], dict[int, str]]]
+    `share` of the patients validates; `slices` of each label are measured; so many drawn cases are trained on
+    as a `rehearsal` of what is not the site's; `settings` name a file of configs/training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "default"
+    title: str = ""
+    share: float = Field(0.2, gt=0, lt=1)
+    slices: int = Field(3, gt=0)
+    rehearsal: int = Field(24, ge=0)
+    settings: str = "default"
+    gate: Rules = Rules()
+
+
+def read_policy(name: str = "default") -> Policy:
+    """The policy of configs/retraining/<name>.yaml; raises `ConfigurationError`."""
+    return load_config("retraining", name, Policy)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a round is done.
+    """One round.
 
     `request` says how to train; where its method is that of the served version, training goes on from there.
-    `origin` is the adapter that is served without any version, `share` the part of the patients that
-    validates, `slices` how many of each label are measured. Without `again` a round does nothing unless a
+    `origin` is the adapter that is served without any version. Without `again` a round does nothing unless a
     label is new since the last one.
     """
 
     request: Request = field(default_factory=Request)
+    policy: Policy = field(default_factory=read_policy)
     origin: Path | None = None
     again: bool = False
-    share: float = 0.2
-    slices: int = 3
-    rules: Rules = field(default_factory=read_rules)
     forgetting: Sequence[Case] = FORGETTING
 
 
@@ -137,7 +152,7 @@ def _round(
 ) -> Outcome:
     if not plan.again and not unused(store, {case.id: case.state for case in cases}):
         return Outcome("nothing", ("no label is new since the last round",))
-    splits = splits_of(store, plan.share)
+    splits = splits_of(store, plan.policy.share)
     sides = _sorted_out(cases, splits, progress)
     training, validation = sides["training"], sides["validation"]
     reason = _too_few(training, validation)
@@ -148,9 +163,11 @@ def _round(
     sam, before = load(), store.current()
     serving = before.folder if before else plan.origin
     request = _from(serving, plan.request)
-    candidate = train(sam, training, (), folder, request, told=progress).candidate
+    candidate = train(
+        sam, [*training, *rehearsal(plan.policy.rehearsal)], (), folder, request, told=progress
+    ).candidate
     tables = _measured(sam, candidate, serving, validation, plan, progress)
-    decision = decide(tables["candidate"], tables["current"], tables["base"], plan.rules)
+    decision = decide(tables["candidate"], tables["current"], tables["base"], plan.policy.gate)
     unreadable = len(cases) - len(training) - len(validation)
     kept = {"training": len(training), "validation": len(validation), "unreadable": unreadable}
     version = store.add(candidate, _report(decision, tables, kept, before.name if before else None, plan))
@@ -219,7 +236,7 @@ def _measured(
         {str(path): first.beside(models[path]) for path in models},
         validation,
         forgetting=plan.forgetting,
-        slices=plan.slices,
+        slices=plan.policy.slices,
         window=plan.request.window,
         progress=lambda done: progress("measuring", done / total),
     )
@@ -235,7 +252,7 @@ def _report(
         "figures": decision.figures,
         "compared with": before,
         "cases": kept,
-        "rules": plan.rules.model_dump(),
+        "rules": plan.policy.gate.model_dump(),
         "rows": {
             name: {"held-out": as_json(table.validation), "forgetting": as_json(table.forgetting)}
             for name, table in tables.items()

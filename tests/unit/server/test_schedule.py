@@ -139,6 +139,23 @@ def test_labels_are_looked_for_without_being_told_and_at_once_when_told(site):
     wait_for(lambda: site.rounds)
 
 
+def test_being_told_while_it_looks_is_not_forgotten(site):
+    schedule = site.open(after=3, poll=3600)
+    seen = site.states
+
+    def slow():
+        found = seen()
+        site.label(str(len(found)))
+        if len(found) < 3:
+            schedule.look_now()
+        return found
+
+    site.states = slow
+    schedule = site.open(after=3, poll=3600)
+    schedule.begin()
+    wait_for(lambda: site.rounds)
+
+
 def test_a_missed_time_is_caught_up_with_once(site):
     site.label("a")
     site.folder.mkdir()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsa.evaluation.protocol import Row
-from medsa.training.gate import Rules, Tables, decide, read_rules
+from medsa.training.gate import Rules, Tables, decide
 
 SKILL = {"1 pt": 0.7, "3 pts": 0.75, "10 pts": 0.8, "auc": 0.75, "box": 0.8, "background": 0.05}
 
@@ -61,10 +61,6 @@ def test_what_is_wrong_with_a_candidate_is_said(validation, forgetting, says):
     decision = decide(table(validation, forgetting), NOW, NOW)
     assert not decision.promoted
     assert any(says in reason for reason in decision.reasons), decision.reasons
-
-
-def test_the_rules_that_ship_are_the_defaults():
-    assert read_rules() == Rules(name="default", title=read_rules().title)
 
 
 def test_all_reasons_are_given_at_once():

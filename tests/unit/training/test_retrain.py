@@ -16,13 +16,24 @@ from medsa.data.volume import Volume
 from medsa.errors import UnreadableImageError
 from medsa.training.engine import Length
 from medsa.training.gate import Rules
-from medsa.training.retrain import BusyError, Labelled, Plan, progress_of, retrain, splits_of, unused
+from medsa.training.rehearsal import rehearsal
+from medsa.training.retrain import (
+    BusyError,
+    Labelled,
+    Plan,
+    Policy,
+    progress_of,
+    read_policy,
+    retrain,
+    splits_of,
+    unused,
+)
 from medsa.training.settings import read_settings
 from medsa.training.train import Request
 from medsa.training.versions import VersionStore
 
 SHAPE = (40, 36, 8)
-LENIENT = Rules(level=0.5, label_loss=1, forgetting=1, deafness=9)
+LENIENT = Policy(slices=1, rehearsal=0, gate=Rules(level=0.5, label_loss=1, forgetting=1, deafness=9))
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +62,7 @@ def study(name, *, wrong=False, patient=None):
 def plan(**changed):
     settings = read_settings("default").model_copy(update={"rate": 3e-3, "epoch_items": 64, "ema": 0.9})
     request = Request("decoder_only", length=Length(epochs=4), settings=settings)
-    return replace(Plan(request, rules=LENIENT, forgetting=(), slices=1), **changed)
+    return replace(Plan(request, LENIENT, forgetting=()), **changed)
 
 
 QUICK = {"request": Request("decoder_only", length=Length(epochs=1))}
@@ -199,6 +210,18 @@ def _untaught(sam, folder):
     """An adapter of the same method that has learnt nothing yet."""
     save_adapter(adapt(sam(), "decoder_only"), folder)
     return folder
+
+
+def test_what_is_rehearsed_is_drawn_the_same_way_every_time():
+    for one, again in zip(rehearsal(9), rehearsal(9), strict=True):
+        volume, mask, names = one.read()
+        assert mask.shape == volume.shape
+        assert set(np.unique(mask)) == {0, *names}
+        assert (mask == again.read()[1]).all()
+
+
+def test_the_policy_that_ships_is_the_default():
+    assert read_policy() == Policy(title=read_policy().title)
 
 
 def test_one_round_at_a_time(sam, store):

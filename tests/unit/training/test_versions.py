@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from medsa import cli
 from medsa.errors import ConfigurationError, NotFoundError
-from medsa.training.versions import Pointer, VersionStore
+from medsa.training.versions import Pointer, VersionStore, versions_folder
 
 
 @pytest.fixture
@@ -180,3 +180,10 @@ def test_the_command_line_lists_shows_promotes_and_takes_back(store, candidate, 
     assert cli.main(["versions", "show", "v0009", *at]) == 2
     assert "v0001" in capsys.readouterr().err
     assert cli.main(["versions", "list", "--store", str(store.folder / "none")]) == 2
+
+
+def test_versions_are_found_by_the_datastore_they_belong_to(tmp_path, monkeypatch, candidate, capsys):
+    monkeypatch.setenv("MEDSA_CACHE", str(tmp_path / "cache"))
+    VersionStore(versions_folder("http://pacs/dicom-web", "lite_medsam")).add(candidate(), {})
+    assert cli.main(["versions", "list", "--studies", "http://pacs/dicom-web/"]) == 0
+    assert "v0001" in capsys.readouterr().out
