@@ -166,7 +166,12 @@ def _add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     model = segment.add_argument_group("model")
     model.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     model.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
-    model.add_argument("--adapter", type=Path, metavar="DIR", help="an adapter version made for it")
+    model.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="an adapter version made for it, or none; default: the one that medsa brings for it, if any",
+    )
     model.add_argument("--method", metavar="NAME", help="see `medsa methods`; untrained unless --adapter")
     model.add_argument(
         "--window",
@@ -312,22 +317,26 @@ def _truth(labels: NDArray, value: int | None) -> NDArray:
 
 def _segmenter(args: argparse.Namespace) -> Segmenter:
     from medsa.adapters.inject import adapt
-    from medsa.adapters.state import load_adapter, read_card
+    from medsa.adapters.state import load_adapter, read_card, starter_adapter
     from medsa.config import Options
     from medsa.sam import load_sam
     from medsa.segmenter import Segmenter
+    from medsa.segmenter.served import NONE
 
     options = Options.from_conf(
         {"backbone": args.backbone, "device": args.device, "method": args.method or ""}
     )
-    method = read_card(args.adapter).method.name if args.adapter else options.method
+    folder = None if args.adapter == Path(NONE) else args.adapter
+    if args.adapter is None and not args.method and not args.weights:
+        folder = starter_adapter(options.backbone)
+    method = read_card(folder).method.name if folder else options.method
     if options.method not in ("", method):
-        raise BadInputError(f"--adapter {args.adapter} is of the method {method}, not {options.method}")
+        raise BadInputError(f"--adapter {folder} is of the method {method}, not {options.method}")
     sam = load_sam(options.backbone, device=options.device, weights=args.weights)
     if not method:
         return Segmenter(sam, options.cache_mb)
-    if args.adapter:
-        model = load_adapter(sam, args.adapter)
+    if folder:
+        model = load_adapter(sam, folder)
     else:
         print(
             f"medsa: {method} has learnt nothing without --adapter: it sees what {args.backbone} sees",

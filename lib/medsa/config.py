@@ -55,7 +55,9 @@ class Options(BaseModel):
     backbone: str = Field("lite_medsam", description="a name from configs/backbones")
     method: str = Field("", description="a method from configs/methods: what adapters are made by")
     adapters: str = Field("", description="a folder of adapter versions, or one version")
-    adapter: str = Field("", description="the version to serve, by name; 'none' for the backbone alone")
+    adapter: str = Field(
+        "", description="the version to serve, by name; 'starter', or 'none' for the backbone alone"
+    )
     labels: str = Field("default", description="a label set from configs/labels")
     window: str = Field(
         "auto", description="intensity window: auto, a CT window's name, mr, full, rgb or LOW,HIGH"

@@ -24,6 +24,7 @@ from medsa.sam.backbone import PromptKind
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
 MOST_LOADED = 8  # versions a bank keeps in memory
+SHIPPED, STARTER = Path(__file__).resolve().parents[1] / "shipped", "starter"
 
 
 class Card(BaseModel):
@@ -124,11 +125,16 @@ def newest_adapter(folder: Path, method: str = "") -> str | None:
     return max(fitting, key=lambda name: cards[name].created, default=None)
 
 
-class AdapterBank:
-    """The adapter versions of a folder on one frozen base, by name; each is read when it is first asked for.
+def starter_adapter(backbone: str) -> Path | None:
+    """The adapter that comes with the package: served on its backbone until a site has a better one."""
+    return adapter_folders(SHIPPED / backbone).get(STARTER)
 
-    Versions that are added to the folder later are found too. Threads may share it; `MOST_LOADED` versions,
-    those used last, stay in memory.
+
+class AdapterBank:
+    """The adapter versions of a folder on one frozen base, by name, and the starter adapter.
+
+    Each is read when it is first asked for. Versions that are added to the folder later are found too. Threads
+    may share it; `MOST_LOADED` versions, those used last, stay in memory.
     """
 
     def __init__(self, sam: Sam, folder: Path | None = None) -> None:
@@ -163,7 +169,8 @@ class AdapterBank:
             return known[1]
 
     def _folders(self) -> dict[str, Path]:
-        return adapter_folders(self.folder) if self.folder is not None else {}
+        shipped = adapter_folders(SHIPPED / self.sam.config.name)
+        return shipped | (adapter_folders(self.folder) if self.folder is not None else {})
 
 
 def _stamp(folder: Path) -> object:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from medsa.adapters.inject import AdaptedSam
-from medsa.adapters.state import MOST_LOADED, AdapterBank, adapter_folders
+from medsa.adapters.state import MOST_LOADED, STARTER, AdapterBank, adapter_folders, starter_adapter
 from medsa.errors import ConfigurationError
 from medsa.sam import Sam
 from medsa.segmenter.runtime import Segmenter
@@ -16,9 +16,10 @@ CURRENT, NONE = "current", "none"
 """What a request may name besides an adapter version: the served one (as without a name), the base."""
 
 
-def choices(adapters: Path | None) -> list[str]:
+def choices(backbone: str, adapters: Path | None) -> list[str]:
     """What a request may name when `adapters` is the folder of versions: the served one, whichever, first."""
-    return [CURRENT, *(sorted(adapter_folders(adapters)) if adapters is not None else ()), NONE]
+    versions = sorted(adapter_folders(adapters)) if adapters is not None else []
+    return [CURRENT, *versions, *([STARTER] if starter_adapter(backbone) else ()), NONE]
 
 
 class ServedModels:

@@ -17,7 +17,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
 from medsa.adapters.method import read_method
-from medsa.adapters.state import adapter_folders, newest_adapter
+from medsa.adapters.state import STARTER, adapter_folders, newest_adapter, starter_adapter
 from medsa.config import Options
 from medsa.data.labels import load_labels
 from medsa.data.read import read_volume
@@ -62,7 +62,7 @@ class Runtime:
             check_window(options.window)
         except BadInputError as error:
             raise ConfigurationError(f"--conf window: {error}") from None
-        if options.adapter not in ("", NONE) and not options.adapters:
+        if options.adapter not in ("", NONE, STARTER) and not options.adapters:
             raise ConfigurationError("--conf adapter names a version: say where it is with --conf adapters")
         if options.method and not read_method(options.method).prompts:
             raise ConfigurationError(
@@ -117,13 +117,16 @@ class Runtime:
 
     def adapters(self) -> list[str]:
         """What a request may name as its adapter; never waits."""
-        return choices(Path(self.options.adapters) if self.options.adapters else None)
+        options = self.options
+        return choices(options.backbone, Path(options.adapters) if options.adapters else None)
 
     def _chosen_adapter(self) -> Path | None:
-        """The version that `--conf adapter` names, if any."""
+        """The version that `--conf adapter` names, or the starter adapter; None for the backbone alone."""
         options = self.options
-        if options.adapter in ("", NONE):
+        if options.adapter == NONE:
             return None
+        if options.adapter in ("", STARTER):
+            return starter_adapter(options.backbone)
         folders = adapter_folders(Path(options.adapters))
         if options.adapter not in folders:
             raise ConfigurationError(
@@ -133,16 +136,16 @@ class Runtime:
         return folders[options.adapter]
 
     def _first_adapter(self) -> Path | None:
-        """What to serve at first: what the options name, else a store's promoted version, else the newest."""
+        """What to serve at first: what the options name, what a store promoted, the newest, the starter."""
         options = self.options
         if options.adapter or not options.adapters:
             return self._chosen_adapter()
         folder, store = Path(options.adapters), VersionStore(Path(options.adapters))
         if store.names():
             version = store.current()
-            return None if version is None else version.folder
+            return self._chosen_adapter() if version is None else version.folder
         name = newest_adapter(folder, options.method)
-        return None if name is None else adapter_folders(folder)[name]
+        return self._chosen_adapter() if name is None else adapter_folders(folder)[name]
 
     def warm_up(self) -> None:
         """Encode and decode a small empty image, so that whoever clicks first need not wait for compilers."""

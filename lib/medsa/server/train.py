@@ -24,6 +24,7 @@ from monailabel import config
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
+from medsa.adapters.state import starter_adapter
 from medsa.config import Options
 from medsa.errors import BadInputError
 from medsa.sam import load_sam
@@ -75,7 +76,7 @@ def one_round(
         lambda: load_sam(options.backbone, device=options.device),
         cases,
         VersionStore(Path(options.adapters)),
-        Plan(request, policy, again=again),
+        Plan(request, policy, starter_adapter(options.backbone), again),
         progress,
     )
 

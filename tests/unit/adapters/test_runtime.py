@@ -139,7 +139,7 @@ def versions(sam, tmp_path):
 
 def test_a_request_names_its_adapter_or_gets_the_served_one(sam, versions, volume):
     models = ServedModels(sam, 64, versions)
-    assert choices(versions) == [CURRENT, "first", "second", "unasked", NONE]
+    assert choices("vit_b", versions) == [CURRENT, "first", "second", "unasked", NONE]
     assert models.name == NONE
     assert models.serve(versions / "first") == models.name == "first"
     scores = {}
