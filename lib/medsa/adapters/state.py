@@ -133,8 +133,8 @@ def starter_adapter(backbone: str) -> Path | None:
 class AdapterBank:
     """The adapter versions of a folder on one frozen base, by name, and the starter adapter.
 
-    Each is read when it is first asked for. Versions that are added to the folder later are found too. Threads
-    may share it; `MOST_LOADED` versions, those used last, stay in memory.
+    Each is read when it is first asked for. Versions that are added to the folder later are found too.
+    Threads may share it; `MOST_LOADED` versions, those used last, stay in memory.
     """
 
     def __init__(self, sam: Sam, folder: Path | None = None) -> None:
