@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
-from apscheduler.executors.debug import DebugExecutor
+from apscheduler.executors.base import BaseExecutor, run_job
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
@@ -59,6 +60,26 @@ def cron_of(spec: str) -> CronTrigger | None:
         ) from None
 
 
+class _OneByOne(BaseExecutor):
+    """Runs jobs one after another in one thread, which the process need not wait for when it ends."""
+
+    def start(self, scheduler: BackgroundScheduler, alias: str) -> None:
+        super().start(scheduler, alias)
+        self._waiting: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+        threading.Thread(target=self._work, name="schedule", daemon=True).start()
+
+    def shutdown(self, wait: bool = True) -> None:  # noqa: ARG002 - APScheduler's signature
+        self._waiting.put((None, None))
+
+    def _do_submit_job(self, job: Any, run_times: Any) -> None:
+        self._waiting.put((job, run_times))
+
+    def _work(self) -> None:
+        while (item := self._waiting.get())[0] is not None:
+            job, run_times = item
+            self._run_job_success(job.id, run_job(job, job._jobstore_alias, run_times, self._logger.name))
+
+
 class Schedule:
     """Starts rounds by calling `start(why)`, which may raise `BusyError`.
 
@@ -85,12 +106,13 @@ class Schedule:
         self._writing, self._asked = threading.Lock(), threading.Event()
         self._labels: States = {}
         self._new: Sequence[str] = ()
+        self._problem = ""
         self._kept: dict[str, Any] = {"running": False, "begun": [], "due": None, "cron": str(self.cron)}
         self._scheduler = BackgroundScheduler(
-            executors={"default": DebugExecutor()},  # jobs run in the scheduler's own thread
+            executors={"default": _OneByOne()},
             job_defaults={"coalesce": True, "misfire_grace_time": None},
         )
-        logging.getLogger("apscheduler").setLevel(logging.WARNING)
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
     def begin(self) -> None:
         """Look at the datastore from now on; catch up with what was missed."""
@@ -125,13 +147,20 @@ class Schedule:
             self._labels = self._states()
             self._new = self._unused(self._labels)
         except MedsaError as error:
-            logger.warning(f"the labels cannot be counted: {error}")
+            self._complain(str(error))
         except Exception as error:  # noqa: BLE001 - a store may fail in any way; the next look may not
-            logger.warning(f"the labels cannot be counted\n{frames(error)}")
+            self._complain(frames(error))
         else:
+            self._problem = ""
             since = [image for image in self._new if self._word(image) not in set(self._kept["begun"])]
             if self.after and len(since) >= self.after:
                 self._begin_round(f"{len(since)} images newly labelled")
+
+    def _complain(self, problem: str) -> None:
+        """Once, however often it is met."""
+        if problem != self._problem:
+            logger.warning(f"the labels cannot be counted: {problem}")
+        self._problem = problem
 
     def began(self) -> None:
         """A round has begun, by whatever cause, with the labels that were there at the last look."""

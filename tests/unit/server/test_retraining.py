@@ -1,17 +1,22 @@
 """What the server makes of retraining: the pointer is followed, the status is told, requests are checked."""
 
+import threading
+
 import pytest
+from monailabel import config
 from tests.unit.adapters.conftest import small_sam
 
 from medsa.adapters.inject import adapt
 from medsa.adapters.state import save_adapter
 from medsa.config import Options
 from medsa.errors import BadInputError, ConfigurationError
+from medsa.server import train
 from medsa.server.folder import FolderStore
 from medsa.server.retraining import Retraining, with_versions
 from medsa.server.routes.status import page
 from medsa.server.tasks import Runtime
-from medsa.server.train import checked, labelled
+from medsa.server.train import Training, checked, labelled
+from medsa.training.retrain import BusyError
 from medsa.training.versions import VersionStore, versions_folder
 
 
@@ -151,3 +156,33 @@ def test_the_page_tells_the_status_and_runs_nothing_of_it(site):
     assert "<script>" not in shown
     for text in ("0.875", "2030-01-01T02:00 or after 4", "refused. worse at liver", "training, 50 %"):
         assert text in shown
+
+
+def test_a_round_runs_in_a_process_of_its_own_and_tells_why_it_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", '{"Modality": "CT"}')  # as its command does
+    (tmp_path / "studies").mkdir()
+    ended = threading.Event()
+    options = Options.from_conf({}).model_copy(update={"adapters": str(tmp_path / "versions")})
+    training = Training(options, str(tmp_path / "studies"), lambda _task: ended.set())
+    assert training.status() is None
+    started = training.start({"minutes": 1}, "a test")
+    assert started["status"] == "RUNNING"
+    assert started["request"] == {"model": "medsa", "why": "a test", "minutes": 1.0}
+    with pytest.raises(BusyError):
+        training.start()
+    assert ended.wait(120)
+    told = training.status()
+    assert (told["status"], training.running) == ("DONE", False)
+    assert told["details"][-1] == "nothing done: no label is new since the last round"
+    assert training.stop() is None
+
+
+def test_settings_that_nobody_set_do_not_reach_a_round(monkeypatch):
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", '{"Modality": "CT"}')
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "ann")
+    monkeypatch.setattr(config.settings, "MONAI_LABEL_DICOMWEB_USERNAME", "ann")
+    found = train._environment()
+    assert "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" not in found
+    assert found["MONAI_LABEL_DICOMWEB_USERNAME"] == "ann"
+    assert "PATH" in found

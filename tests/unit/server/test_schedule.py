@@ -121,6 +121,8 @@ def test_a_store_that_is_away_stops_nothing(site, caplog):
     schedule = site.open(after=1)
     site.down = StoreUnavailableError("the store is down")
     schedule.look()
+    schedule.look()
+    assert caplog.text.count("the store is down") == 1
     site.down = ValueError("John Doe")
     schedule.look()
     assert "John Doe" not in caplog.text

@@ -52,7 +52,8 @@ def train_status(app: App, _user: AnyUser, all: bool = False, check_if_running: 
 @router.post("/train/", tags=["Train"], include_in_schema=False)
 def train_all(app: App, _user: Admin, params: Params = None) -> dict[str, Any]:
     asked = (params or {}).get(NAME)
-    return {NAME: {"result": train(app, _user, NAME, asked, enqueue=True), "detail": None}}
+    given = asked if isinstance(asked, dict) else None
+    return {NAME: {"result": train(app, _user, NAME, given, enqueue=True), "detail": None}}
 
 
 @router.post(
