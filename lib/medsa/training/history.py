@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from medsa.files import write_atomically
 
 Row = Mapping[str, float]
 LOSS = ("loss",)
+REDRAWN = 20.0
+"""Seconds between two drawings of the plot; at the end it is drawn in any case."""
 
 
 class History:
@@ -33,6 +36,7 @@ class History:
     ) -> None:
         self.folder = folder
         self.rows: list[Row] = list(rows)
+        self._drawn = time.monotonic()
         self._writer: Any = None
         self._mlflow: Any = None
         if tensorboard:
@@ -46,7 +50,8 @@ class History:
         """Add a row: "step", "epoch", "seconds", "rate", "loss" and Dice by prompt, whichever there are."""
         self.rows.append(row)
         write_atomically(self.folder / "history.csv", as_csv(self.rows))
-        write_atomically(self.folder / "history.png", plot(self.rows))
+        if time.monotonic() - self._drawn > REDRAWN:
+            self._draw()
         values = {name: value for name, value in row.items() if name != "step"}
         if self._writer is not None:
             for name, value in values.items():
@@ -56,8 +61,13 @@ class History:
                 {_plain(name): value for name, value in values.items()}, int(row["step"])
             )
 
+    def _draw(self) -> None:
+        write_atomically(self.folder / "history.png", plot(self.rows))
+        self._drawn = time.monotonic()
+
     def close(self) -> None:
-        """Flush what writes beside the run's own files."""
+        """Draw the plot as it is now, and end what writes beside the run's own files."""
+        self._draw()
         if self._writer is not None:
             self._writer.close()
         if self._mlflow is not None:

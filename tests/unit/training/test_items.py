@@ -13,7 +13,7 @@ from medsa.data.window import choose_window
 from medsa.training.augment import Augmentation, Augmenter
 from medsa.training.embeddings import EmbeddingStore
 from medsa.training.engine import grid_of
-from medsa.training.items import Item, Pictures, items_of
+from medsa.training.items import Item, Picture, Pictures, items_of
 
 __all__ = ["one_thread"]
 
@@ -117,3 +117,17 @@ def test_masks_survive_their_packing() -> None:
     volume, mask = study()
     item = items_of(volume, mask, {1: "one"}, grid_of(small_sam("tiny_vit")), "study")[0]
     assert (Item.of(item.picture, item.mask, "one", "study").mask == item.mask).all()
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000), size=st.integers(1, 400))
+def test_a_coarser_item_covers_the_same_place_and_never_loses_its_object(seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(48 * 48, bool)
+    mask[rng.choice(48 * 48, size, replace=False)] = True
+    mask = mask.reshape(48, 48)
+    picture = Picture((np.zeros((1, 48, 48), np.uint8),), Frame(48, 48, 48))
+    coarse = Item.of(picture, mask, "one", "study").coarser()
+    assert coarse.side == 24
+    assert coarse.mask.any()
+    assert not (coarse.mask & ~mask.reshape(24, 2, 24, 2).any(axis=(1, 3))).any()
