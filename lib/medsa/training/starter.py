@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -95,9 +94,10 @@ def make(
         name: {prompt: round(row[prompt], 4) for prompt in ("1 pt", "3 pts", "box")}
         for name, row in (("drawn scenes, before", before), ("drawn scenes, after", after))
     }
-    words = ["python", "-m", "medsa.training.starter", *sys.argv[1:]]
+    command = f"python -m medsa.training.starter --minutes {minutes:g} --seed {seed} --scale {scale:g}"
+    named = "".join(f" --clean {folder.name}" for folder in clean)
     save_adapter(
-        model, out / "candidate", half=True, labels=("object",), metrics=metrics, made_by=shlex.join(words)
+        model, out / "candidate", half=True, labels=("object",), metrics=metrics, made_by=command + named
     )
 
 
