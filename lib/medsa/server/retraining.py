@@ -79,12 +79,16 @@ class Retraining:
 
     def status(self) -> dict[str, Any]:
         """What is served, its figures, what is new since, what comes next and what was decided last."""
-        current = self.versions.current()
+        try:
+            current, problem = self.versions.current(), ""
+        except MedsaError as error:
+            current, problem = None, str(error)
         decisions = [entry for entry in self.versions.decisions() if entry["event"] in _DECISIONS]
         return {
             "version": self._runtime.served,
             "made": current.card.created.isoformat(timespec="minutes") if current else None,
             "figures": dict(current.report.get("figures", {})) if current else {},
+            "problem": problem,
             **self.schedule.status(),
             "last_decision": decisions[-1] if decisions else None,
             "round": self.training.status(),

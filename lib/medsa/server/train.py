@@ -39,7 +39,7 @@ from medsa.training.versions import VersionStore
 logger = logging.getLogger(__name__)
 
 NAME = "medsa"
-KEPT_LINES = 20
+KEPT_LINES, KEPT_TASKS = 20, 20
 PATIENCE = 10.0
 """Seconds that a round has to clean up after itself when it is stopped."""
 
@@ -131,7 +131,7 @@ class Training:
         self.options, self.studies, self.ended = options, studies, ended
         self.store = VersionStore(Path(options.adapters))
         self._lock = threading.Lock()
-        self._tasks: deque[dict[str, Any]] = deque(maxlen=KEPT_LINES)
+        self._tasks: deque[dict[str, Any]] = deque(maxlen=KEPT_TASKS)
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -150,7 +150,7 @@ class Training:
                 "status": "RUNNING",
                 "request": {"model": NAME, "why": why, **asked},
                 "start_ts": _now(),
-                "details": deque(maxlen=KEPT_LINES),
+                "details": [],
             }
             self._process = subprocess.Popen(
                 self._command(asked),
@@ -203,7 +203,7 @@ class Training:
         assert process.stdout is not None  # noqa: S101 - it was asked for
         for line in process.stdout:
             if text := scrubbed(line.rstrip()):
-                task["details"].append(text)
+                task["details"] = [*task["details"], text][-KEPT_LINES:]
                 logger.info(f"retraining: {text}")
         code = process.wait()
         _end(process)
@@ -216,9 +216,7 @@ class Training:
         self.ended(self._shown(task))
 
     def _shown(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        running = task["status"] == "RUNNING"
-        told = {**task, "details": list(task["details"])}
-        return {**told, "progress": progress_of(self.store)} if running else told
+        return {**task, "progress": progress_of(self.store)} if task["status"] == "RUNNING" else {**task}
 
 
 def _environment() -> dict[str, str]:

@@ -24,7 +24,7 @@ class Rules(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     margin: float = Field(
-        0.0, ge=0, description="the gain over clicks must surpass this by more than its noise"
+        0.005, ge=0, description="the gain over clicks must surpass this by more than its noise"
     )
     level: float = Field(0.9, gt=0, lt=1, description="of the bootstrap interval that is called noise")
     label_loss: float = Field(

@@ -262,24 +262,16 @@ def _report(
 
 def _settle(store: VersionStore, name: str, before: str | None, decision: Decision) -> Outcome:
     """Log the decision, and move the pointer if it is still where it was when the candidate was compared."""
-    pointer, reasons = store.pointer(), decision.reasons
-    promoted = decision.promoted
-    if promoted and pointer.pinned:
-        promoted, reasons = False, (f"{pointer.name} is pinned; {reasons[0]}",)
-    elif promoted and pointer.name != before:
-        promoted, reasons = False, ("another version was promoted meanwhile: compare again",)
-    store.log(
-        {
-            "event": "decided",
-            "version": name,
-            "promoted": promoted,
-            "reasons": reasons,
-            "compared with": before,
-        }
-        | {"figures": decision.figures}
-    )
-    if promoted:
-        store.promote(name, by="retraining")
+    with store.lock:
+        pointer, promoted, reasons = store.pointer(), decision.promoted, decision.reasons
+        if promoted and pointer.pinned:
+            promoted, reasons = False, (f"{pointer.name} is pinned; {reasons[0]}",)
+        elif promoted and pointer.name != before:
+            promoted, reasons = False, ("another version was promoted meanwhile: compare again",)
+        decided = {"event": "decided", "version": name, "promoted": promoted, "reasons": reasons}
+        store.log({**decided, "compared with": before, "figures": decision.figures})
+        if promoted:
+            store.promote(name, by="retraining")
     return Outcome("promoted" if promoted else "refused", reasons, name)
 
 

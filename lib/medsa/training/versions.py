@@ -63,11 +63,14 @@ class Pointer:
 
 
 class VersionStore:
-    """The versions in `folder`, made 0700 when it is first written to."""
+    """The versions in `folder`, made 0700 when it is first written to.
+
+    `lock` is held by whoever changes something; hold it to look and change as one.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._lock = FileLock(self.folder / ".lock", mode=0o600)
+        self.lock = FileLock(self.folder / ".lock", mode=0o600)
 
     def names(self) -> list[str]:
         """All versions, oldest first."""
@@ -108,7 +111,7 @@ class VersionStore:
         """
         read_card(candidate)
         self._make()
-        with self._lock:
+        with self.lock:
             for left in self.folder.glob(f"{_COMING}*"):  # of a process that was killed
                 shutil.rmtree(left)
             coming = Path(tempfile.mkdtemp(prefix=_COMING, dir=self.folder))
@@ -124,7 +127,7 @@ class VersionStore:
     def promote(self, name: str, *, pin: bool = False, by: str = "a person") -> Version:
         """Serve the version `name` from now on; with `pin` retraining does not replace it."""
         version = self.get(name)
-        with self._lock:
+        with self.lock:
             try:
                 before = self.pointer()
             except ConfigurationError:
@@ -140,7 +143,7 @@ class VersionStore:
         """
         if self.pointer().name is None:
             raise NotFoundError("no version is served: there is nothing to take back")
-        with self._lock:
+        with self.lock:
             pointer = self.pointer()
             after = Pointer(pointer.served[:-1])
             self._log({"event": "rolled back", "version": after.name, "by": by, "before": pointer.name})
@@ -150,7 +153,7 @@ class VersionStore:
     def log(self, entry: Mapping[str, Any]) -> None:
         """Add a decision to the log."""
         self._make()
-        with self._lock:
+        with self.lock:
             self._log(entry)
 
     def decisions(self) -> list[dict[str, Any]]:

@@ -59,6 +59,13 @@ def test_a_promotion_by_anybody_is_followed_and_so_is_taking_it_back(site):
     assert runtime.models.name == "none"
 
 
+def test_a_damaged_store_is_told_and_stops_nothing(site):
+    retraining, _ = site()
+    (retraining.versions.folder / "current").write_text("x")
+    assert "damaged" in retraining.status()["problem"]
+    assert "damaged" in page(retraining.status())
+
+
 def test_a_version_that_the_options_name_stays(site):
     first, second = site.version(), site.version()
     retraining, runtime = site(adapter=first)

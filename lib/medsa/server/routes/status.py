@@ -46,6 +46,8 @@ def page(status: dict[str, Any]) -> str:
         "Now": _now(now) if now else "no round since the server started",
         "Last decision": f"{decision['when']}: {_said(decision)}" if decision else "none yet",
     }
+    if status["problem"]:
+        rows["Problem"] = status["problem"]
     shown = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows.items())
     return PAGE.format(rows=shown, figures=_figures(status["figures"]))
 
