@@ -1,11 +1,13 @@
 """What the server makes of retraining: the pointer is followed, the status is told, requests are checked."""
 
+import signal
 import threading
 
 import pytest
 from monailabel import config
 from tests.unit.adapters.conftest import small_sam
 
+from medsa import cli
 from medsa.adapters.inject import adapt
 from medsa.adapters.state import save_adapter
 from medsa.config import Options
@@ -29,7 +31,7 @@ def site(tmp_path, monkeypatch):
     def make(**options):
         folder = tmp_path / "versions"
         folder.mkdir(exist_ok=True)
-        made = Options.from_conf({"adapters": str(folder), **options})
+        made = Options.from_conf({"backbone": "vit_b", "adapters": str(folder), **options})
         runtime = Runtime(made)
         store = FolderStore(str(tmp_path / "studies"), runtime.labels)
         return Retraining(made, str(tmp_path / "studies"), store, runtime), runtime
@@ -193,3 +195,18 @@ def test_settings_that_nobody_set_do_not_reach_a_round(monkeypatch):
     assert "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" not in found
     assert found["MONAI_LABEL_DICOMWEB_USERNAME"] == "ann"
     assert "PATH" in found
+
+
+def test_the_command_says_what_is_missing_and_does_nothing_without_labels(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MEDSA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MONAI_LABEL_STUDIES", raising=False)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(["retrain"]) == 2
+        assert "--studies names" in capsys.readouterr().err
+        assert cli.main(["retrain", "--studies", str(tmp_path / "studies"), "--minutes", "0"]) == 2
+        assert "retrain_minutes" in capsys.readouterr().err
+        assert cli.main(["retrain", "--studies", str(tmp_path / "studies")]) == 0
+        assert "nothing done: no label is new" in capsys.readouterr().out
+    finally:
+        signal.signal(signal.SIGTERM, handler)
