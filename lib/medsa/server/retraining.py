@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from medsa.training.retrain import unused
 from medsa.training.versions import VersionStore, versions_folder
 
 logger = logging.getLogger(__name__)
+
+FOLLOW_SECONDS = 5.0
+"""How soon a version that somebody promotes by hand is served."""
+
+_DECISIONS = ("decided", "nothing done", "rolled back")
 
 
 def with_versions(options: Options, studies: str) -> Options:
@@ -41,14 +47,16 @@ class Retraining:
         self.training = Training(options, studies, self._ended)
         self.schedule = Schedule(
             folder,
-            self._look,
+            store.label_states,
             lambda states: unused(self.versions, states),
             lambda why: self.start(why=why),
             cron=options.retrain,
             after=options.retrain_after,
         )
-        self._options, self._store, self._runtime = options, store, runtime
+        self.schedule.also(self._follow_quietly, FOLLOW_SECONDS)
+        self._options, self._runtime = options, runtime
         self._served = self.versions.pointer().name
+        self._unfit: str | None = None
 
     def begin(self) -> None:
         """Follow labels and versions from now on, until the process ends."""
@@ -75,7 +83,9 @@ class Retraining:
             self._runtime.serve(self.versions.get(name).folder if name else None)
             self._served = name
         except MedsaError as error:
-            logger.warning(f"version {name} cannot be served, the one before it stays: {error}")
+            if name != self._unfit:
+                logger.warning(f"version {name} cannot be served, the one before it stays: {error}")
+            self._unfit = name
 
     def status(self) -> dict[str, Any]:
         """What is served, its figures, what is new since, what comes next and what was decided last."""
@@ -94,13 +104,10 @@ class Retraining:
             "round": self.training.status(),
         }
 
-    def _look(self) -> Mapping[str, str]:
-        self.follow()
-        return self._store.label_states()
+    def _follow_quietly(self) -> None:
+        with suppress(MedsaError):  # a damaged pointer: the status tells
+            self.follow()
 
     def _ended(self, _task: Mapping[str, Any]) -> None:
-        self.follow()
+        self._follow_quietly()
         self.schedule.ended()
-
-
-_DECISIONS = ("decided", "nothing done", "rolled back")

@@ -29,7 +29,8 @@ from medsa.training.retrain import BusyError
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 30.0
+POLL_SECONDS, IDLE_SECONDS = 30.0, 300.0
+"""How often labels are looked for: when their number may start a round, and when it is only told."""
 STATE = "schedule.json"
 _CRON = re.compile(r"cron:\s*(\S.*)")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -102,7 +103,8 @@ class Schedule:
         poll: float = POLL_SECONDS,
     ) -> None:
         self._path, self._states, self._unused, self._start = folder / STATE, states, unused, start
-        self.cron, self.after, self._poll = cron_of(cron), after, poll
+        self.cron, self.after = cron_of(cron), after
+        self._poll = poll if after else max(poll, IDLE_SECONDS)
         self._writing, self._asked = threading.Lock(), threading.Event()
         self._labels: States = {}
         self._new: Sequence[str] = ()
@@ -133,6 +135,10 @@ class Schedule:
         """No more rounds."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+
+    def also(self, job: Callable[[], object], seconds: float) -> None:
+        """Do this now and then, too."""
+        self._scheduler.add_job(job, "interval", seconds=seconds)
 
     def look_now(self) -> None:
         """A label was saved: do not wait for the next look."""
