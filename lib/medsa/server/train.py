@@ -26,7 +26,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from medsa.adapters.state import starter_adapter
 from medsa.config import Options
-from medsa.errors import BadInputError
+from medsa.errors import BadInputError, MedsaError
 from medsa.sam import load_sam
 from medsa.server.privacy import scrubbed
 from medsa.server.store import Store
@@ -93,6 +93,17 @@ class MedsaTrain(TrainTask):
     def config(self) -> dict[str, Any]:
         """What a request may set."""
         return {"minutes": self.options.retrain_minutes, "again": False}
+
+    def stats(self) -> dict[str, Any]:
+        """What clients show: how far a round is, in percent, and the served version's Dice over clicks."""
+        store = VersionStore(Path(self.options.adapters))
+        now = progress_of(store)
+        told = {"epoch": max(1, round(100 * now["part"])), "total_epochs": 100} if now else {"total_time": 1}
+        with suppress(MedsaError):
+            current = store.current()
+            figures = current.report.get("figures", {}) if current else {}
+            told["best_metric"] = figures.get("candidate, held-out, auc", 0)
+        return told
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         asked = checked(request)

@@ -128,7 +128,7 @@ def retrain(
     """
     store.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        with FileLock(store.folder / ".round.lock", timeout=0, mode=0o600):
+        with _round_lock(store, timeout=1):
             for left in store.folder.glob(f"{_ROUND}*"):  # of a round that was killed
                 shutil.rmtree(left)
             folder = Path(tempfile.mkdtemp(prefix=_ROUND, dir=store.folder))
@@ -298,8 +298,17 @@ class _Told:
 
 
 def progress_of(store: VersionStore) -> dict[str, Any] | None:
-    """What the running round is at, or None."""
+    """What the running round is at, of whatever process; None when none runs."""
     try:
-        return json.loads((store.folder / PROGRESS).read_text("utf-8"))
+        told = json.loads((store.folder / PROGRESS).read_text("utf-8"))
+        with _round_lock(store, timeout=0):  # nobody runs: the process that told this was killed
+            return None
+    except Timeout:
+        return told
     except (OSError, ValueError):
         return None
+
+
+def _round_lock(store: VersionStore, timeout: float) -> FileLock:
+    """Held by the one round that runs; `timeout` seconds, because `progress_of` holds it for a moment."""
+    return FileLock(store.folder / ".round.lock", timeout=timeout, mode=0o600)

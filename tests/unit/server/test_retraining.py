@@ -4,6 +4,7 @@ import signal
 import threading
 
 import pytest
+from filelock import FileLock
 from monailabel import config
 from tests.unit.adapters.conftest import small_sam
 
@@ -20,6 +21,8 @@ from medsa.server.tasks import Runtime
 from medsa.server.train import Training, checked, labelled
 from medsa.training.retrain import BusyError
 from medsa.training.versions import VersionStore, versions_folder
+
+FIGURES = {"gain": 0.125, "candidate, held-out, auc": 0.625}
 
 
 @pytest.fixture
@@ -38,9 +41,7 @@ def site(tmp_path, monkeypatch):
 
     def version():
         save_adapter(adapt(sam, "decoder_only"), tmp_path / "candidate")
-        return (
-            VersionStore(tmp_path / "versions").add(tmp_path / "candidate", {"figures": {"gain": 0.125}}).name
-        )
+        return VersionStore(tmp_path / "versions").add(tmp_path / "candidate", {"figures": FIGURES}).name
 
     make.version = version
     return make
@@ -55,10 +56,21 @@ def test_a_promotion_by_anybody_is_followed_and_so_is_taking_it_back(site):
     store.promote(name)
     retraining.follow()
     assert runtime.models.name == name
-    assert retraining.status()["figures"] == {"gain": 0.125}
+    assert retraining.status()["figures"] == FIGURES
     store.rollback()
     retraining.follow()
     assert runtime.models.name == "none"
+
+
+def test_viewers_show_how_far_a_round_is_and_how_good_the_served_version(site):
+    name = site.version()
+    retraining, _ = site()
+    trainer = train.MedsaTrain(retraining._options)
+    assert trainer.stats() == {"total_time": 1, "best_metric": 0}
+    retraining.versions.promote(name)
+    (retraining.versions.folder / "progress.json").write_text('{"what": "training", "part": 0.375}')
+    with FileLock(retraining.versions.folder / ".round.lock"):
+        assert trainer.stats() == {"epoch": 38, "total_epochs": 100, "best_metric": 0.625}
 
 
 def test_a_damaged_store_is_told_and_stops_nothing(site):

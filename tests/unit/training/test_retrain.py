@@ -212,6 +212,14 @@ def _untaught(sam, folder):
     return folder
 
 
+def test_progress_of_a_killed_round_is_none(store):
+    store.folder.mkdir()
+    (store.folder / "progress.json").write_text('{"what": "training", "part": 0.5}')
+    assert progress_of(store) is None
+    with FileLock(store.folder / ".round.lock"):
+        assert progress_of(store) == {"what": "training", "part": 0.5}
+
+
 def test_what_is_rehearsed_is_drawn_the_same_way_every_time():
     for one, again in zip(rehearsal(9), rehearsal(9), strict=True):
         volume, mask, names = one.read()
