@@ -118,15 +118,13 @@ class Run:
         self.store = None if model.changes_encoder else EmbeddingStore(model.base, folder / EMBEDDINGS)
         halves = self.store is not None and settings.coarse > 0 and model.embedding_size % 2 == 0
         self.coarse = Decoder(model, model.embedding_size // 2) if halves else None
-        self.augmenter = Augmenter(settings.augmentation) if self._augments else None
-        self.epoch_length = max(1, min(len(self.training), settings.epoch_items) // settings.batch)
+        augments = self.store is None and settings.augmentation.any
+        self.augmenter = Augmenter(settings.augmentation) if augments else None
+        steps = min(len(self.training), settings.epoch_items) // settings.batch
+        self.epoch_length = settings.accumulate * max(1, steps // settings.accumulate)
         self.state = _State()
-        self._tracking = {"tensorboard": tensorboard, "mlflow": mlflow}
+        self.tensorboard, self.mlflow = tensorboard, mlflow
         self._stopped = False
-
-    @property
-    def _augments(self) -> bool:
-        return self.model.changes_encoder and self.settings.augmentation.any
 
     def go(self, *, resume: bool = False) -> Outcome:
         """Train to the end or until stopped; raises `WeightsError` for a checkpoint that does not fit."""
@@ -136,8 +134,8 @@ class Run:
             self.folder,
             self.state.rows,
             settings=self.settings.model_dump(),
-            tensorboard=bool(self._tracking["tensorboard"]),
-            mlflow=self._tracking["mlflow"],  # type: ignore[arg-type]
+            tensorboard=self.tensorboard,
+            mlflow=self.mlflow,
         )
         if not self.state.rows:
             self._measure(history)
@@ -244,21 +242,26 @@ class Run:
         state, last = self.state, self.state.step % self.epoch_length == 0
         state.seconds = time.monotonic() - self._started
         self.report(Progress(self._progress(), state.step, float(np.mean(state.losses)), state.best))
-        whole = state.step % self.settings.accumulate == 0
-        if self.stop() and whole:
-            self._stopped = True
-            self._save()
-            engine.terminate()
+        whole = state.step % self.settings.accumulate == 0 and not last  # an epoch ends with its measuring
+        if whole and self.stop():
+            self._end(engine)
         elif self.length.minutes is not None and self._progress() >= 1:
             engine.terminate()
-        elif state.step % self.settings.checkpoint_steps == 0 and whole and not last:
+        elif whole and state.step % self.settings.checkpoint_steps == 0:
             self._save()
 
     def _after_epoch(self, engine: Engine, history: History) -> None:
         self._measure(history)
+        self._save()
         if self.validation and self.state.since >= self.settings.patience:
             engine.terminate()
+        elif self.stop():
+            self._end(engine)
+
+    def _end(self, engine: Engine) -> None:
+        self._stopped = True
         self._save()
+        engine.terminate()
 
     def _measure(self, history: History) -> None:
         """A row of the history; the running means are kept when they are the best so far."""

@@ -80,14 +80,18 @@ def test_a_run_learns_what_it_is_shown(tmp_path: Path) -> None:
     assert max(row["box"] for row in outcome.rows) > outcome.rows[0]["box"] + 0.2
 
 
-@pytest.mark.parametrize("method", [DECODER, ENCODER], ids=["decoder", "encoder"])
-def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(tmp_path: Path, method: Method) -> None:
+@pytest.mark.parametrize(
+    ("method", "asked"), [(DECODER, 4), (ENCODER, 1), (DECODER, 2)], ids=["decoder", "encoder", "epoch's end"]
+)
+def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(
+    tmp_path: Path, method: Method, asked: int
+) -> None:
     flips = settings(augmentation={"flip_share": 0.5, "intensity_share": 0.5}, coarse=0.5, accumulate=2)
     whole = run(tmp_path / "whole", method=method, settings=flips)
     expected = whole.go()
 
     steps = iter(range(100))
-    first = run(tmp_path / "parts", method=method, settings=flips, stop=lambda: next(steps) >= 4)
+    first = run(tmp_path / "parts", method=method, settings=flips, stop=lambda: next(steps) >= asked)
     assert not first.go().finished
     second = run(tmp_path / "parts", method=method, settings=flips)
     again = second.go(resume=True)
