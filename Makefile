@@ -47,7 +47,7 @@ bench: $(STAMP)  ## speed and memory, side by side with MONAI Label's SAM 2 task
 bench-adapters: $(STAMP)  ## what each method costs beside the base: time, memory, a training step
 	@$(BIN)/python benchmarks/adapters.py $(ARGS)
 
-starter-adapter: $(STAMP)  ## train the adapter that ships, from scratch, into .starter (about 45 minutes on two cores)
+starter-adapter: $(STAMP)  ## train the adapter that ships, from scratch, into .starter (about an hour on two cores)
 	@$(BIN)/python -m medsa.training.starter --out .starter
 
 clean:  ## remove what make made: .venv, .demo and caches in this folder

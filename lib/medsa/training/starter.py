@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the starter adapter; returns the exit status."""
     parser = argparse.ArgumentParser("medsa.training.starter", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the run and its candidate/")
-    parser.add_argument("--minutes", type=float, default=35.0, help="of training, after preparing (35)")
+    parser.add_argument("--minutes", type=float, default=45.0, help="of training, after preparing (45)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clean", type=Path, nargs="*", default=[], help="folders of images/ and labels/")
     parser.add_argument("--resume", action="store_true")
