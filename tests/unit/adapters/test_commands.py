@@ -9,7 +9,7 @@ import torch
 
 from medsa.adapters.inject import PLACES, adapt
 from medsa.adapters.method import read_methods
-from medsa.adapters.state import save_adapter
+from medsa.adapters.state import save_adapter, starter_adapter
 from medsa.cli import main
 from medsa.sam import load_sam
 
@@ -92,11 +92,19 @@ def mask(path):
 
 
 def test_a_method_without_an_adapter_is_the_backbone_and_says_so(image, tmp_path, capsys):
-    assert segment(image, tmp_path / "base.nii.gz") == 0
+    assert segment(image, tmp_path / "base.nii.gz", "--adapter", "none") == 0
     assert "has learnt nothing" not in capsys.readouterr().err
     assert segment(image, tmp_path / "fresh.nii.gz", "--method", "med_sa_2d") == 0
     assert "med_sa_2d has learnt nothing without --adapter" in capsys.readouterr().err
     assert (mask(tmp_path / "base.nii.gz") == mask(tmp_path / "fresh.nii.gz")).all()
+
+
+def test_the_starter_adapter_answers_unless_something_else_is_asked_for(image, tmp_path, capsys):
+    told = []
+    for words in ((), ("--adapter", starter_adapter("lite_medsam")), ("--adapter", "none")):
+        assert segment(image, tmp_path / "mask.nii.gz", *words) == 0
+        told.append(capsys.readouterr().out.splitlines()[0])
+    assert told[0] == told[1] != told[2]
 
 
 def test_an_adapter_answers_on_the_command_line(image, tmp_path, capsys):

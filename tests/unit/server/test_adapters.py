@@ -49,18 +49,18 @@ def runtime(monkeypatch, **conf):
 
 def test_the_newest_is_served_and_each_request_may_choose(monkeypatch, adapters, volume):
     task = ClickTask(runtime(monkeypatch, adapters=str(adapters)), 2)
-    assert task.info()["config"]["adapter"] == ["current", "a", "b", "none"]
+    assert task.info()["config"]["adapter"] == ["current", "a", "b", "starter", "none"]
     told = {}
-    for adapter in ("", "current", "a", "b", "none"):
+    for adapter in ("", "current", "a", "b", "starter", "none"):
         answer, _ = task.answer(volume, "image", {"roi": [18, 42, 18, 42, 0, 0], "adapter": adapter}, "user")
         told[adapter] = answer.params["score"]
         assert answer.params["options"]["adapter"] == {"": "b", "current": "b"}.get(adapter, adapter)
         assert answer.params["options"]["adapters"] == adapters.name
     assert told[""] == told["current"] == told["b"]
-    assert told["a"] > told["none"] > told["b"]
+    assert told["a"] > told["none"] > told["b"] != told["starter"]
     listed, _ = task.answer(volume, "i", {"roi": [18, 42, 18, 42, 0, 0], "adapter": ["a", "b"]}, "slicer")
     assert listed.params["options"]["adapter"] == "a"
-    with pytest.raises(NotFoundError, match=r"unknown adapter '\.\./a'; there are: a, b"):
+    with pytest.raises(NotFoundError, match=r"unknown adapter '\.\./a'; there are: a, b, starter"):
         task.answer(volume, "image", {"roi": [18, 42, 18, 42, 0, 0], "adapter": "../a"}, "user")
 
 
@@ -70,9 +70,16 @@ def test_the_served_adapter_is_chosen_by_name_or_by_method(monkeypatch, adapters
         ({"adapter": "a"}, "a"),
         ({"adapter": "none"}, "none"),
         ({"method": "decoder_only"}, "b"),
-        ({"method": "med_sa_2d"}, "none"),
+        ({"adapter": "starter"}, "starter"),
+        ({"method": "med_sa_2d"}, "starter"),
     ):
         made = runtime(monkeypatch, adapters=str(adapters), **conf)
+        assert made.models.name == made.served == name
+
+
+def test_without_a_version_the_starter_adapter_is_served_unless_somebody_says_none(monkeypatch):
+    for conf, name in (({}, "starter"), ({"adapter": "starter"}, "starter"), ({"adapter": "none"}, "none")):
+        made = runtime(monkeypatch, **conf)
         assert made.models.name == made.served == name
 
 
@@ -90,7 +97,7 @@ def test_a_swap_holds_until_it_is_taken_back(monkeypatch, adapters):
 def test_of_a_store_only_what_was_promoted_is_served(monkeypatch, adapters, tmp_path_factory):
     store = VersionStore(tmp_path_factory.mktemp("store"))
     first, second = (store.add(adapters / name, {}) for name in ("a", "b"))
-    assert runtime(monkeypatch, adapters=str(store.folder)).models.name == "none"
+    assert runtime(monkeypatch, adapters=str(store.folder)).models.name == "starter"
     store.promote(first.name)
     assert runtime(monkeypatch, adapters=str(store.folder)).models.name == first.name
     task = ClickTask(runtime(monkeypatch, adapters=str(store.folder)), 2)

@@ -93,7 +93,7 @@ def test_an_absent_object_is_asked_for_with_its_neighbours_box() -> None:
     taught = model()
     volume, mask = ball((48, 48, 3))
     mask[:, :, 2] = 0
-    items = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s", empty=0.5)
+    items = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s", empty=True)
     absent = next(item for item in items if item.around is not None)
     embedding = taught.encode(absent.picture.image(taught.base.config))
     with torch.no_grad():

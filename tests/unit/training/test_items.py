@@ -13,7 +13,7 @@ from medsa.data.window import choose_window
 from medsa.training.augment import Augmentation, Augmenter
 from medsa.training.embeddings import EmbeddingStore
 from medsa.training.engine import grid_of
-from medsa.training.items import Item, Picture, Pictures, items_of
+from medsa.training.items import Item, Picture, Pictures, items_of, with_few_empty
 
 __all__ = ["one_thread"]
 
@@ -57,12 +57,22 @@ def test_items_are_every_label_on_every_slice_that_holds_it() -> None:
 def test_empty_items_lie_beside_the_object_and_are_asked_for_with_its_neighbour() -> None:
     volume, mask = study()
     grid = grid_of(small_sam("tiny_vit"))
-    items = items_of(volume, mask, {1: "one"}, grid, "study", empty=0.5)
+    items = items_of(volume, mask, {1: "one"}, grid, "study", empty=True)
     absent = [item for item in items if item.around is not None]
     assert len(absent) == 2
     for item in absent:
         assert not item.mask.any()
         assert item.prompted.any()
+
+
+def test_few_of_the_empty_items_are_kept_as_a_part_of_the_others() -> None:
+    volume, mask = study()
+    items = items_of(volume, mask, {1: "one", 2: "two"}, grid_of(small_sam("tiny_vit")), "study", empty=True)
+    assert len([item for item in items if item.around is not None]) == 4
+    for share, left in ((0.0, 0), (0.3, 2), (1.0, 4)):
+        kept = with_few_empty(items, share)
+        assert len([item for item in kept if item.around is not None]) == left
+        assert len([item for item in kept if item.around is None]) == 7
 
 
 def test_a_slab_repeats_the_last_slice_at_the_ends() -> None:
@@ -106,7 +116,7 @@ def test_augmentation_moves_picture_and_mask_together_and_repeats_under_its_seed
 
 def test_an_empty_item_keeps_its_place_when_it_is_augmented() -> None:
     volume, mask = study()
-    items = items_of(volume, mask, {1: "one"}, grid_of(small_sam("tiny_vit")), "study", empty=0.5)
+    items = items_of(volume, mask, {1: "one"}, grid_of(small_sam("tiny_vit")), "study", empty=True)
     absent = next(item for item in items if item.around is not None)
     changed = Augmenter(CHANGES)(absent, np.random.default_rng(1))
     assert (changed.prompted == absent.prompted).all()

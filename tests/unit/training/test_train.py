@@ -127,5 +127,5 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 def test_the_settings_that_ship_are_valid() -> None:
-    for name in ("default", "starter"):
+    for name in ("default", "short", "starter"):
         assert read_settings(name).name == name
