@@ -55,8 +55,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     what.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     what.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
-    what.add_argument("--method", metavar="NAME", help="a method of configs/methods (decoder_prompt)")
-    what.add_argument("--from", dest="start", type=Path, metavar="VERSION", help="go on from this adapter")
+    what.add_argument("--method", metavar="NAME", help="a method of configs/methods, from its beginnings")
+    what.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="VERSION",
+        help="go on from this adapter (default without --method: the one that comes with the backbone)",
+    )
     how = train.add_argument_group("how")
     how.add_argument("--settings", default="default", metavar="NAME", help="a file of configs/training")
     how.add_argument("--share", type=float, default=0.2, metavar="S", help="of the patients validate (0.2)")
@@ -70,6 +76,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _train(args: argparse.Namespace) -> None:
     _check(args)
 
+    from medsa.adapters.state import starter_adapter
     from medsa.config import Options
     from medsa.data.window import check_window
     from medsa.sam import load_sam
@@ -82,9 +89,10 @@ def _train(args: argparse.Namespace) -> None:
     check_window(args.window)
     options = Options.from_conf({"backbone": args.backbone, "device": args.device})
     cases = read_cases(args.data)
+    start = args.start or (starter_adapter(options.backbone) if args.method is None else None)
     request = Request(
         args.method, wanted(cases, [name for name in args.labels.split(",") if name]),
-        Length(args.epochs, args.minutes), read_settings(args.settings), args.start, args.seed, args.window,
+        Length(args.epochs, args.minutes), read_settings(args.settings), start, args.seed, args.window,
     )  # fmt: skip
     splits = Splits(args.out.parent / "splits.json", args.share)
     sides = splits.assign(case.patient for case in cases)

@@ -23,7 +23,7 @@ from medsa.training.checkpoint import Averages, load_state, pack, save_state, un
 from medsa.training.embeddings import EmbeddingStore
 from medsa.training.history import History, Row
 from medsa.training.interaction import Decoder, Protocolled, Training, interact
-from medsa.training.items import Grid, Item
+from medsa.training.items import Grid, Item, evenly
 from medsa.training.losses import cost, dice
 from medsa.training.settings import Settings, rate_at
 
@@ -106,9 +106,8 @@ class Run:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.model, self.settings, self.folder, self.length = model, settings, folder, length
         self.training, self.seed, self.stop, self.report = list(training), seed, stop, report
-        self.validation = _evenly(
-            [one for one in validation if one.around is None], settings.validation_items
-        )
+        held = [item for item in validation if item.around is None]
+        self.validation = evenly(held, settings.validation_items)
         self.parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=settings.rate, weight_decay=settings.weight_decay, foreach=True
@@ -116,7 +115,7 @@ class Run:
         self.averages = Averages(self.parameters, settings.ema)
         self.decoder = Decoder(model)
         self.store = None if model.changes_encoder else EmbeddingStore(model.base, folder / EMBEDDINGS)
-        halves = self.store is not None and settings.coarse > 0 and model.embedding_size % 2 == 0
+        halves = self.store is not None and model.embedding_size % 2 == 0 and bool(self.decoder.folded)
         self.coarse = Decoder(model, model.embedding_size // 2) if halves else None
         augments = self.store is None and settings.augmentation.any
         self.augmenter = Augmenter(settings.augmentation) if augments else None
@@ -346,9 +345,3 @@ def _targets(items: Sequence[Item], like: Tensor) -> tuple[Tensor, Tensor]:
         rows, columns = item.extent
         valid[n, :rows, :columns] = True
     return truth.to(like), valid.to(like.device)
-
-
-def _evenly(items: Sequence[Item], most: int) -> list[Item]:
-    if len(items) <= most:
-        return list(items)
-    return [items[int(n)] for n in np.linspace(0, len(items) - 1, most).round()]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from medsa.data.window import Window, choose_window
 from medsa.sam import Backbone
 
 Mask = NDArray[np.bool_]
+T = TypeVar("T")
 
 SMALLEST = 6
 """Cells of the logits' grid below which an object is too small to be asked for."""
@@ -156,13 +158,13 @@ def items_of(
     study: str,
     *,
     most: int | None = None,
-    empty: float = 0.0,
+    empty: bool = False,
     window: Window | None = None,
 ) -> list[Item]:
     """The items of one study: each label of `names` on each slice that holds it, `most` of them a label.
 
-    `mask` (I, J, K) label values. Slices are taken at even steps. `empty` adds items without an object, as a
-    part of the others: slices beside an object's first and last one. Objects below `SMALLEST` are left out.
+    `mask` (I, J, K) label values. Slices are taken at even steps. `empty` adds items without an object: the
+    slices beside an object's first and last one. Objects below `SMALLEST` are left out.
     """
     pictures = Pictures(volume, grid, window)
     found = []
@@ -173,22 +175,34 @@ def items_of(
             small = pictures.frame.mask_to_model(truth[:, :, k], grid.cells)
             if small.sum() >= SMALLEST:
                 found.append(Item.of(pictures.around(k), small, name, study))
-        if len(held) and empty > 0:
-            found += _absent(pictures, truth, held, name, study, round(empty * min(len(held), most or 10**9)))
+        if len(held) and empty:
+            found += _absent(pictures, truth, held, name, study)
     return found
 
 
-def _absent(
-    pictures: Pictures, truth: Mask, held: NDArray[np.intp], name: str, study: str, count: int
-) -> list[Item]:
+def _absent(pictures: Pictures, truth: Mask, held: NDArray[np.intp], name: str, study: str) -> list[Item]:
     found = []
-    ends = ((int(held[0]) - 1, int(held[0])), (int(held[-1]) + 1, int(held[-1])))
-    for k, neighbour in [end for end in ends if 0 <= end[0] < truth.shape[2]][: max(1, count)]:
-        around = pictures.frame.mask_to_model(truth[:, :, neighbour], pictures.grid.cells)
-        if around.sum() >= SMALLEST:
-            nothing = np.zeros_like(around)
-            found.append(Item.of(pictures.around(k), nothing, name, study, around))
+    for k, neighbour in ((int(held[0]) - 1, int(held[0])), (int(held[-1]) + 1, int(held[-1]))):
+        if 0 <= k < truth.shape[2]:
+            around = pictures.frame.mask_to_model(truth[:, :, neighbour], pictures.grid.cells)
+            if around.sum() >= SMALLEST:
+                nothing = np.zeros_like(around)
+                found.append(Item.of(pictures.around(k), nothing, name, study, around))
     return found
+
+
+def with_few_empty(items: Sequence[Item], share: float) -> list[Item]:
+    """The items, with so many of those without an object as are `share` of the others, evenly chosen."""
+    held = [item for item in items if item.around is None]
+    absent = [item for item in items if item.around is not None]
+    return held + evenly(absent, round(share * len(held)))
+
+
+def evenly(values: Sequence[T], most: int) -> list[T]:
+    """At most so many of `values`, at even steps from the first to the last."""
+    if len(values) <= most:
+        return list(values)
+    return [values[int(n)] for n in np.linspace(0, len(values) - 1, most).round()]
 
 
 def _halved(mask: Mask) -> Mask:

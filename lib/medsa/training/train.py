@@ -20,7 +20,7 @@ from medsa.files import write_atomically
 from medsa.sam import Sam
 from medsa.segmenter import Segmenter
 from medsa.training.engine import CHECKPOINT, Length, Progress, Run, grid_of
-from medsa.training.items import Item, items_of, labels_of
+from medsa.training.items import Item, evenly, items_of, labels_of, with_few_empty
 from medsa.training.settings import Settings, read_settings
 
 CONFIG, CANDIDATE = "config.json", "candidate"
@@ -81,27 +81,24 @@ def train(
     """
     model = _model(sam, request)
     _prepare(folder, request, model.method, resume)
-    depth = model.method.depth
-    sides: list[list[Item]] = []
-    cases = [*training, *validation]
+    sides: dict[str, list[Item]] = {"training": [], "validation": []}
+    studies = [*(("training", case) for case in training), *(("validation", case) for case in validation)]
     most = _slices(training, request, model)
-    for side in (training, validation):
-        found: list[Item] = []
-        for case in side:
-            if stop():
-                raise CancelledError("stopped while reading")
-            found += _items(sam, case, request, depth, most)
-            told("reading", (len(sides) * len(training) + side.index(case) + 1) / len(cases))
-        sides.append(found)
-    if not sides[0]:
+    for done, (side, case) in enumerate(studies, start=1):
+        if stop():
+            raise CancelledError("stopped while reading")
+        sides[side] += _items(sam, case, request, model.method.depth, most)
+        told("reading", done / len(studies))
+    if not sides["training"]:
         raise BadInputError("nothing to learn: no training study holds one of the labels")
+    learnt = with_few_empty(sides["training"], request.settings.empty)
 
     def heard(now: Progress) -> None:
         report(now)
         told("training", now.part)
 
     run = Run(
-        model, sides[0], sides[1], request.settings, folder, request.length,
+        model, learnt, sides["validation"], request.settings, folder, request.length,
         seed=request.seed, stop=stop, report=heard, tensorboard=tensorboard, mlflow=mlflow,
     )  # fmt: skip
     outcome = run.go(resume=resume)
@@ -111,11 +108,8 @@ def train(
     save_adapter(
         model,
         folder / CANDIDATE,
-        labels=labels_of(sides[0]),
-        studies={
-            side: tuple(sorted({item.study for item in items}))
-            for side, items in zip(("training", "validation"), sides, strict=True)
-        },
+        labels=labels_of(learnt),
+        studies={side: tuple(sorted({item.study for item in items})) for side, items in sides.items()},
         metrics=metrics,
         parent=request.start.name if request.start else None,
     )
@@ -181,7 +175,7 @@ def _items(sam: Sam, case: Case, request: Request, depth: int, most: int) -> lis
     volume, mask, names = case.read()
     return items_of(
         volume, np.asarray(mask), request.labels or names, grid_of(sam, depth), case.id,
-        most=most, empty=request.settings.empty, window=choose_window(volume, request.window),
+        most=most, empty=request.settings.empty > 0, window=choose_window(volume, request.window),
     )  # fmt: skip
 
 
@@ -189,10 +183,8 @@ def _measured(
     sam: Sam, model: AdaptedSam, validation: Sequence[Case], request: Request, told: Told
 ) -> dict[str, dict[str, float]]:
     """Mean Dice over held-out patients, by prompt, of what there was before and of what was learnt."""
-    chosen = [
-        validation[int(n)] for n in np.unique(np.linspace(0, len(validation) - 1, request.measured).round())
-    ]
-    if not validation or not request.measured:
+    chosen = evenly(validation, request.measured)
+    if not chosen:
         return {}
     first = Segmenter(sam)
     before = sam if request.start is None else load_adapter(sam, request.start)
