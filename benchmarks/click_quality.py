@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medsa.adapters.state import load_adapter, starter_adapter
 from medsa.data.read import read_volume
 from medsa.data.volume import Volume
 from medsa.evaluation import dice
@@ -26,6 +27,7 @@ from medsa.prompts.annotator import first_click, loose_box, next_click, tight_bo
 from medsa.prompts.prompt import Prompt
 from medsa.sam import load_sam
 from medsa.segmenter import Segmenter, Session
+from medsa.segmenter.served import NONE
 
 CLICKS = (1, 2, 3, 5, 10)
 SEEDS = (0, 1, 2)
@@ -38,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--backbone", default="lite_medsam")
+    parser.add_argument("--adapter", type=Path, help="an adapter version, or none; default: the starter")
     parser.add_argument("--cases", type=int, default=12, help="cases of each folder, spread over it (12)")
     parser.add_argument("--slices", type=int, default=2, help="slices of each volume (2)")
     parser.add_argument("--value", type=int, help="the label's value; default: everything that is not 0")
@@ -45,7 +48,11 @@ def main() -> None:
     parser.add_argument("--volumes", action="store_true", help="whole volumes instead of slices")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    segmenter = Segmenter(load_sam(args.backbone))
+    sam = load_sam(args.backbone)
+    folder = starter_adapter(args.backbone) if args.adapter is None else args.adapter
+    model = sam if folder in (None, Path(NONE)) else load_adapter(sam, folder)
+    model.accelerate()
+    segmenter = Segmenter(model)
     measure: Callable[[Volume, Mask], Iterator[Row]] = (
         (lambda volume, truth: volumes(segmenter, volume, truth))
         if args.volumes
