@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -118,9 +118,9 @@ def adapter_folders(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in found if not path.name.startswith(".")}
 
 
-def newest_adapter(folder: Path, method: str = "") -> str | None:
+def newest_adapter(folder: Path, method: str = "", without: Collection[str] = ()) -> str | None:
     """The name of the version made last (of one method, when one is named); raises `AdapterError`."""
-    cards = {name: read_card(path) for name, path in adapter_folders(folder).items()}
+    cards = {name: read_card(path) for name, path in adapter_folders(folder).items() if name not in without}
     fitting = [name for name, card in cards.items() if method in ("", card.method.name)]
     return max(fitting, key=lambda name: cards[name].created, default=None)
 

@@ -141,10 +141,9 @@ class Runtime:
         if options.adapter or not options.adapters:
             return self._chosen_adapter()
         folder, store = Path(options.adapters), VersionStore(Path(options.adapters))
-        if store.names():
-            version = store.current()
-            return self._chosen_adapter() if version is None else version.folder
-        name = newest_adapter(folder, options.method)
+        if (version := store.current()) is not None:
+            return version.folder
+        name = newest_adapter(folder, options.method, without=store.names())
         return self._chosen_adapter() if name is None else adapter_folders(folder)[name]
 
     def warm_up(self) -> None:

@@ -215,8 +215,8 @@ def _halved(mask: Mask) -> Mask:
 def _spread(held: NDArray[np.intp], most: int | None) -> list[int]:
     if most is None or len(held) <= most:
         return [int(k) for k in held]
-    steps = np.linspace(0, len(held) - 1, most + 2)[1:-1].round().astype(int)
-    return [int(k) for k in np.unique(held[steps])]
+    steps = ((np.arange(most) + 0.5) * len(held) / most).astype(int)
+    return [int(k) for k in held[steps]]
 
 
 def labels_of(items: Iterable[Item]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Adapters on the server: which is served at first, which a request may choose, what is told about them."""
 
+import shutil
 from datetime import UTC, datetime
 
 import numpy as np
@@ -98,6 +99,9 @@ def test_of_a_store_only_what_was_promoted_is_served(monkeypatch, adapters, tmp_
     store = VersionStore(tmp_path_factory.mktemp("store"))
     first, second = (store.add(adapters / name, {}) for name in ("a", "b"))
     assert runtime(monkeypatch, adapters=str(store.folder)).models.name == "starter"
+    by_hand = store.folder / "by hand"
+    shutil.copytree(adapters / "a", by_hand)
+    assert runtime(monkeypatch, adapters=str(store.folder)).models.name == by_hand.name
     store.promote(first.name)
     assert runtime(monkeypatch, adapters=str(store.folder)).models.name == first.name
     task = ClickTask(runtime(monkeypatch, adapters=str(store.folder)), 2)

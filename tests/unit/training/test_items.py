@@ -50,6 +50,8 @@ def test_items_are_every_label_on_every_slice_that_holds_it() -> None:
     assert {item.label for item in items} == {"one", "two"}
     frame = Frame.of(volume, grid.backbone, grid.size)
     assert (items[0].mask == frame.mask_to_model(mask[:, :, 2] == 1, grid.cells)).all()
+    for most in (1, 2, 3, 4):
+        assert len(items_of(volume, mask, {1: "one"}, grid, "study", most=most)) == most
     few = items_of(volume, mask, {1: "one"}, grid, "study", most=2)
     assert len(few) == 2
 
