@@ -12,15 +12,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
-from medsa.data.model_input import Frame, picture_of, slice_input
+from medsa.data.model_input import Frame, picture_of, slice_input, slice_pixels
 from medsa.data.volume import Volume
 from medsa.data.window import Window, choose_window
 from medsa.errors import BadInputError, ConfigurationError
 from medsa.prompts.prompt import Prompt
 from medsa.sam import Promptable
 from medsa.segmenter.cache import ContentCache
-from medsa.segmenter.propagate import follow_through, stop_if
+from medsa.segmenter.propagate import Tones, follow_through, same_object, stop_if, tones_of
 from medsa.segmenter.session import Point, Session, SlicePrompt, State
 from medsa.segmenter.slices import Encoded, SliceDecoder, goes_on
 from medsa.segmenter.turns import Turns
@@ -124,6 +125,7 @@ class Segmenter:
         for k in starts:
             stop_if(cancelled)
             anchors[k] = request.answer(k)
+            request.look_at(k, anchors[k])
         found = follow_through(
             anchors, request.bounds(), request.follow, progress=progress, cancelled=cancelled
         )
@@ -157,6 +159,7 @@ class _Request:
         self.window = segmenter.window(volume, window)
         self.frame = Frame.of(volume, segmenter.sam.config, segmenter.sam.image_size)
         self.timings = {"encode": 0.0, "decode": 0.0}
+        self._tones: dict[int, Tones | None] = {}
 
     def on_slice(self, k: int) -> SlicePrompt:
         """The prompts of slice k in model pixels, in their order."""
@@ -215,7 +218,15 @@ class _Request:
         _, encoded = self._encoded(k)
         with self._decoding():
             state = self.segmenter.decoder.follow(encoded, self.frame, self.on_slice(k), neighbour)
-        return state if goes_on(state, neighbour) else None
+        self.look_at(k, state)
+        alike = same_object(self._tones[id(state)], self._tones[id(neighbour)])
+        return state if alike and goes_on(state, neighbour) else None
+
+    def look_at(self, k: int, state: State) -> None:
+        """Note the tones of slice k's mask: its neighbours are compared with them."""
+        pixels = self.frame.pad(slice_pixels(self.volume, k, self.window, self.frame))
+        cells = F.adaptive_avg_pool2d(pixels, len(state.mask)).numpy()
+        self._tones[id(state)] = tones_of(state.mask, cells)
 
     def result(self, states: Mapping[int, State]) -> Result:
         """The answer to the user: the slices' masks on the volume's grid."""

@@ -86,7 +86,7 @@ def test_a_volume_follows_from_one_box(slicer, drawn):
     file, params = slicer.infer("medsa_3d", drawn.image, slicer_params(roi=BOX))
     mask, _ = read_mask(file)
     assert len(params["slices"]) > 3
-    assert dice(mask, drawn.truth) > 0.6  # it runs past the ends of the object
+    assert dice(mask, drawn.truth) > 0.8
     assert dice(mask[:, :, SLICE], drawn.truth[:, :, SLICE]) > 0.9
 
 
