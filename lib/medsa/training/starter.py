@@ -1,4 +1,4 @@
-"""The starter adapter: clicks for LiteMedSAM, taught without a patient's image or a label.
+"""The starter adapter: clicks for LiteMedSAM, taught without a label that a person drew.
 
 `python -m medsa.training.starter --out FOLDER` (or `make starter-adapter`) makes it from drawn scenes with
 their truth, and from pictures that installed packages ship with the frozen base's own masks. `--clean` adds
