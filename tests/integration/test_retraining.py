@@ -202,15 +202,16 @@ def test_labels_make_the_next_click_better_and_wrong_ones_do_not(served, tmp_pat
 
     sides = splits_of(VersionStore(versions)).assign(f"PatientID P{n}" for n in range(AFTER))
     patients = [name.removeprefix("PatientID ") for name, side in sides.items() if side == "training"]
-    spoilt = [corners(discs(f"later{n}", patients[n % len(patients)])) for n in range(AFTER)]
-    for n, study in enumerate(spoilt):
+    spoilt = [corners(known[int(patient.removeprefix("P"))]) for patient in patients]
+    for study in spoilt:  # nothing right is left to learn from
+        client.save(study)
+    for n in range(AFTER - len(patients)):  # by a client that knows nothing of this server
+        study = corners(discs(f"later{n}", patients[0]))
         stow(store, study.datasets)
-        if n % 2:  # by a client that knows nothing of this server
-            values = {label: LABELS.by_name(label).index for label in NAMES}
-            volume = volume_from_datasets(study.datasets)
-            stow(store, [write_seg(mask_of(study, values), volume, LABELS)])
-        else:
-            client.save(study)
+        values = {label: LABELS.by_name(label).index for label in NAMES}
+        volume = volume_from_datasets(study.datasets)
+        stow(store, [write_seg(mask_of(study, values), volume, LABELS)])
+        spoilt.append(study)
     status = client.ended(2)
     assert not status["last_decision"]["promoted"]
     assert status["version"] == "v0001"

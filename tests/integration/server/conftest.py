@@ -20,8 +20,12 @@ CENTRE, RADII = (30, 24, 6), (16, 12, 4)
 
 @dataclass(frozen=True)
 class Drawn:
-    """A folder with one drawn image, and the ellipsoid that can be seen in it."""
+    """A folder with one drawn image, and the ellipsoid that can be seen in it.
 
+    `around` lies a few floors above the folder; nobody else writes there.
+    """
+
+    around: Path
     folder: Path
     image: str
     truth: np.ndarray
@@ -83,14 +87,16 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    folder = tmp_path_factory.mktemp("studies")
+    around = tmp_path_factory.mktemp("around")
+    folder = around / "one" / "two" / "three" / "studies"
+    folder.mkdir(parents=True)
     grid = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
     distance = sum(((g - c) / r) ** 2 for g, c, r in zip(grid, CENTRE, RADII, strict=True))
     truth = distance < 1
     values = np.where(truth, 180, 40) + np.random.default_rng(0).normal(0, 6, SHAPE)
     affine = np.array([[-1.5, 0, 0, 40], [0, -1.5, 0, 30], [0, 0, 3.0, -20], [0, 0, 0, 1.0]])
     nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), affine), folder / "drawn.nii.gz")
-    return Drawn(folder, "drawn", truth)
+    return Drawn(around, folder, "drawn", truth)
 
 
 @pytest.fixture(scope="session")

@@ -33,17 +33,17 @@ def tree(folder):
     "image", ["../../x", "..", ".", "/tmp/x", "a/b", "a\\b", "..%2f..%2fx", "\0", "x" * 300, "drawn/../../x"]
 )
 def test_nothing_is_written_outside_the_store(client, drawn, image):
-    before = tree(drawn.folder.parent)
+    before = tree(drawn.around)
     content = (drawn.folder / "drawn.nii.gz").read_bytes()
     for path, name in (("/datastore/image", "file"), ("/datastore/label", "label")):
         answer = client.put(path, params={"image": image}, files={name: ("drawn.nii.gz", content)})
         assert 400 <= answer.status_code < 500, answer.text
-    assert tree(drawn.folder.parent) == before
+    assert tree(drawn.around) == before
 
 
 @pytest.mark.parametrize("tag", ["../..", "../../apps/medsa", "/tmp", "a/b", "final\0", "."])
 def test_a_tag_is_no_path(client, drawn, tag):
-    before = tree(drawn.folder.parent)
+    before = tree(drawn.around)
     content = (drawn.folder / "drawn.nii.gz").read_bytes()
     put = client.put(
         "/datastore/label", params={"image": drawn.image, "tag": tag}, files={"label": ("a.nii.gz", content)}
@@ -51,7 +51,7 @@ def test_a_tag_is_no_path(client, drawn, tag):
     assert put.status_code == 400
     get = client.get("/datastore/label", params={"label": drawn.image, "tag": tag})
     assert get.status_code == 400
-    assert tree(drawn.folder.parent) == before
+    assert tree(drawn.around) == before
 
 
 @pytest.mark.parametrize("name", ["../../evil.nii", "/tmp/evil.nii", "x/../../../evil.nii"])
