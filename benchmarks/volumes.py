@@ -76,9 +76,8 @@ def main() -> None:
                 print(f"{case.id} {name}: {shown([row])}", flush=True)
     for name, measured_rows in rows.items():
         print(f"{name} (n = {len(measured_rows)}): {shown(measured_rows)}")
-    print(
-        f"all (n = {sum(map(len, rows.values()))}): {shown([row for found in rows.values() for row in found])}"
-    )
+    every = [row for found in rows.values() for row in found]
+    print(f"all (n = {len(every)}): {shown(every)}")
 
 
 def shown(rows: list[Row]) -> str:
@@ -93,7 +92,7 @@ def shown(rows: list[Row]) -> str:
 
 
 def measured(segmenter: Segmenter, volume: Volume, truth: Mask, *, slices: bool) -> Row:
-    """Dice of one object by prompt, and seconds: of the first volume, of a correction with warm embeddings."""
+    """Dice of one object by prompt, and seconds without encoding: first volume, a correction."""
     return {
         **clicked(segmenter, volume, truth),
         **boxed(segmenter, volume, truth),
@@ -148,7 +147,7 @@ def slice_by_slice(segmenter: Segmenter, volume: Volume, truth: Mask) -> Row:
 
 
 def every_slice(truth: Mask) -> Iterator[tuple[int, dict[str, Prompt]]]:
-    """A click and a box on each slice that holds the object; what is a line of voxels gets the click alone."""
+    """A click and a box on each slice that holds the object; a line of voxels gets the click alone."""
     for k in np.flatnonzero(truth.any(axis=(0, 1))):
         flat = truth[:, :, k]
         click = Prompt(foreground=np.array([[*first_click(flat).index, k]]))
