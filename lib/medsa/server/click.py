@@ -28,6 +28,7 @@ _USED = _PROMPTS | {
     "result_extension",
     "client_id",
     "label_info",
+    "crop",
 }
 _IGNORED = {"result_dtype", "result_compress", "restore_label_idx", "logging", "device", "largest_cc"}
 """Sent by clients, or known from MONAI Label, and without meaning here."""
@@ -39,7 +40,8 @@ class Click:
 
     `k`: the slice a 2D model works on, None for a volume (and for an undo, which names none). `label`: ""
     when the client names none. `adapter`: the version to ask, "" for the served one.
-    `label_info`: names for a DICOM SEG answer, as MONAI Label's clients send them.
+    `label_info`: names for a DICOM SEG answer, as MONAI Label's clients send them. `crop`: answer with the
+    slices that hold the object alone.
     """
 
     prompt: Prompt
@@ -53,6 +55,7 @@ class Click:
     extension: str = ".nrrd"
     client_id: str = ""
     label_info: tuple[str, ...] = ()
+    crop: bool = False
 
 
 def read_params(text: str | None) -> dict[str, Any]:
@@ -118,6 +121,7 @@ def read_click(
         extension=_extension(params.get("result_extension")),
         client_id=_text(params.get("client_id"), "client_id"),
         label_info=_label_info(params.get("label_info"), labels),
+        crop=_flag(params.get("crop"), "crop"),
     )
 
 

@@ -136,6 +136,21 @@ class DicomWebStore(Store):
         seg = self._segs.newest().get(check_uid(image_id))
         return None if seg is None else self._read(seg)
 
+    def segmentations(self, image_id: str) -> list[dict[str, Any]]:
+        """Every segmentation of a series in the store, a model's own ones among them."""
+        mine = sorted((seg for seg in self._segs.all() if seg.image == check_uid(image_id)), reverse=True)
+        return [
+            {"id": seg.instance, "when": seg.when, "labels": list(seg.labels), "human": seg.human}
+            for seg in mine
+        ]
+
+    def segmentation(self, image_id: str, segmentation_id: str) -> tuple[NDArray[np.uint8], Names]:
+        check_uid(image_id), check_uid(segmentation_id, "segmentation")
+        for seg in self._segs.all():
+            if (seg.image, seg.instance) == (image_id, segmentation_id):
+                return self._read(seg)
+        raise NotFoundError("the store has no such segmentation of this series (any more)")
+
     def label_states(self) -> dict[str, str]:
         images = set(self.list_images())
         return {image: seg.instance for image, seg in self._segs.newest().items() if image in images}

@@ -7,6 +7,7 @@ import io
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,19 @@ def mask_bytes(mask: NDArray[np.uint8], volume: Volume, extension: str) -> bytes
         path = folder / f"mask{extension}"
         write_mask(path, mask, volume)
         return path.read_bytes()
+
+
+def cropped(mask: NDArray[np.uint8], volume: Volume) -> tuple[NDArray[np.uint8], int, Volume]:
+    """The slices from the first to the last that holds something, the first one's number, and their grid.
+
+    A slice of a large volume is sent in a hundredth of the bytes. Of an empty mask the first slice is given.
+    """
+    held = np.flatnonzero(mask.any(axis=(0, 1)))
+    first, last = (int(held[0]), int(held[-1]) + 1) if held.size else (0, 1)
+    affine = volume.affine.copy()
+    affine[:3, 3] += first * affine[:3, 2]
+    part = replace(volume, voxels=volume.voxels[:, :, first:last], affine=affine, headers=())
+    return mask[:, :, first:last], first, part
 
 
 def seg_bytes(

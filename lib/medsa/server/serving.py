@@ -18,6 +18,7 @@ from medsa.server import auth, doors, privacy, proxy, scratch
 from medsa.server.platform import KEPT_ROUTES
 from medsa.server.routes import (
     activelearning,
+    annotate,
     background,
     datastore,
     infer,
@@ -46,7 +47,7 @@ def install(server: FastAPI, app: MedsaApp) -> None:
     tempfile.tempdir = str(scratch.folder())
     kept = [route for route in server.router.routes if getattr(route, "path", None) in KEPT_ROUTES]
     server.router.routes[:] = kept
-    parts = [info, status, infer, datastore, session, model, activelearning, background]
+    parts = [info, status, annotate, infer, datastore, session, model, activelearning, background]
     parts += [operate, ohif, proxy]
     for part in [*parts, login] if auth.enabled() else parts:
         server.include_router(part.router, prefix=settings.MONAI_LABEL_API_STR)

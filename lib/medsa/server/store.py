@@ -64,6 +64,22 @@ class Store(Datastore):
     def label_states(self) -> dict[str, str]:
         """Every image with a label a person made, and a word that changes when its label does."""
 
+    def segmentations(self, image_id: str) -> list[dict[str, Any]]:
+        """What can be loaded for an image, newest first: {"id", "when", "labels", "human"}."""
+        newest = self.newest_label(image_id)
+        if newest is None:
+            return []
+        told = self.get_label_info(image_id, FINAL)
+        when = str(told.get("when") or time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(told.get("ts", 0))))
+        return [{"id": image_id, "when": when, "labels": list(newest[1].values()), "human": True}]
+
+    def segmentation(self, image_id: str, segmentation_id: str) -> tuple[NDArray[np.uint8], Names]:
+        """One of `segmentations` on the grid of its image; raises `NotFoundError`."""
+        newest = self.newest_label(image_id) if segmentation_id == image_id else None
+        if newest is None:
+            raise no_label(FINAL)
+        return newest
+
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]
     ) -> str:

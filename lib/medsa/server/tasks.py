@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Runtime:
         self._loading = threading.Lock()
         self._turns = threading.Lock()
         self._running: dict[Key, threading.Event] = {}
+        self._done: dict[Key, tuple[int, int]] = {}
         self._histories: OrderedDict[tuple[Key, int], list[Click]] = OrderedDict()
 
     @property
@@ -170,7 +171,12 @@ class Runtime:
         with self._turn(key) as newer:
             if wanted.k is None:
                 result = segmenter.segment_volume(
-                    volume, wanted.prompt, window=wanted.window, session=session, cancelled=newer.is_set
+                    volume,
+                    wanted.prompt,
+                    window=wanted.window,
+                    session=session,
+                    progress=partial(self._count, key, newer),
+                    cancelled=newer.is_set,
                 )
             else:
                 result = segmenter.segment_slice(
@@ -181,6 +187,15 @@ class Runtime:
         timings = ", ".join(f"{name} {value:.0f} ms" for name, value in result.timings.items())
         logger.info(f"mask for {short(user)} on {short(image)}: {len(result.slices)} slices, {timings}")
         return Answer(result.mask, self._params(wanted, result, adapter))
+
+    def progress(self, user: str, image: str, label: str) -> tuple[int, int] | None:
+        """Slices done and the most there may be, of the volume that this user waits for; None for none."""
+        return self._done.get((user, image, label))
+
+    def _count(self, key: Key, newer: threading.Event, done: int, most: int) -> None:
+        with self._turns:
+            if self._running.get(key) is newer:
+                self._done[key] = done, most
 
     def _params(self, click: Click, result: Result | None, adapter: str = "") -> dict[str, Any]:
         name = click.label or self.labels.labels[0].name
@@ -211,6 +226,7 @@ class Runtime:
             with self._turns:
                 if self._running.get(key) is newer:
                     del self._running[key]
+                    self._done.pop(key, None)
 
     def _note(self, key: tuple[Key, int], click: Click) -> None:
         with self._turns:

@@ -63,11 +63,11 @@ async def infer(
     if label is not None:
         raise BadInputError("a label cannot be a prompt: send points or a box")
     task, sent = app.task(model), _checked(read_params(params))
-    name, cookie = _who(request, user, session_id)
+    name, cookie = who(request, user, sent.get("client_id"), session_id)
 
     def work() -> Response:
         volume, known_as = _volume(app, user, image, session_id, file)
-        answer, click = task.answer(volume, known_as, sent, f"{name}|{sent.get('client_id') or ''}")
+        answer, click = task.answer(volume, known_as, sent, name)
         return _response(request, app, model, output, volume, answer, click)
 
     response = await anyio.to_thread.run_sync(work, limiter=_LIMITER)
@@ -99,20 +99,20 @@ def _volume(
     return app.store.volume(an_id(image)), image
 
 
-def _who(request: Request, user: auth.User, session_id: str) -> tuple[str, str]:
+def who(request: Request, user: auth.User, client_id: object, session_id: str = "") -> tuple[str, str]:
     """Whose clicks these are, and a new cookie for a browser that has none.
 
     Without a login, people at one address (two browsers on one machine) are told apart by a cookie that
     means nothing outside; 3D Slicer sends a `client_id`, other clients a session id or only their address.
     """
-    name = f"{user.name}|{session_id}"
+    name, client = f"{user.name}|{session_id}", str(client_id or "")[:256]
     known = request.cookies.get(COOKIE, "")
     if known:
-        return f"{name}|{known[:64]}", ""
+        return f"{name}|{known[:64]}|{client}", ""
     if "sec-fetch-mode" in request.headers:
         fresh = secrets.token_hex(16)
-        return f"{name}|{fresh}", fresh
-    return f"{name}|{request.client.host if request.client else ''}", ""
+        return f"{name}|{fresh}|{client}", fresh
+    return f"{name}|{request.client.host if request.client else ''}|{client}", ""
 
 
 def _response(
@@ -124,7 +124,11 @@ def _response(
         names = click.label_info or tuple(answer.params["label_names"])
         seg = encode.seg_bytes(answer.mask, volume, app.runtime.labels, names[:1], f"medsa {model}")
         return encode.compressed(encode.file(seg, ".dcm", "application/dicom"), request)
-    content = encode.mask_bytes(answer.mask, volume, click.extension)
+    mask, params = answer.mask, answer.params
+    if click.crop:
+        mask, first, volume = encode.cropped(mask, volume)
+        params = {**params, "first_slice": first}
+    content = encode.mask_bytes(mask, volume, click.extension)
     if output is Output.IMAGE:
         return encode.compressed(encode.file(content, click.extension), request)
-    return encode.compressed(encode.multipart(answer.params, content, click.extension), request)
+    return encode.compressed(encode.multipart(params, content, click.extension), request)

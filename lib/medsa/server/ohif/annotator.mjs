@@ -1,0 +1,353 @@
+// One annotator at one window: the series on the screen, the tool in the hand, and what buttons and keys do.
+
+import { help } from './help.mjs';
+import { listen } from './keyboard.mjs';
+import { file } from './nrrd.mjs';
+import { Prompts } from './prompts.mjs';
+import { Runner } from './runner.mjs';
+import { Screen, gridOf, shown } from './screen.mjs';
+import { Lost, Server, WINDOW } from './server.mjs';
+import { forget, keep, kept } from './storage.mjs';
+import { Work } from './work.mjs';
+
+const LOOK_EVERY = 400;
+const KEEP_AFTER = 800;
+
+export class Annotator extends EventTarget {
+  constructor(services) {
+    super();
+    this.services = services;
+    this.server = new Server(() => services.userAuthenticationService.getAuthorizationHeader() ?? {});
+    this.runner = new Runner(this.server, () => this.screen?.window() ?? '');
+    this.tool = 'include';
+    this.works = new Map();
+    this.work = this.screen = this.cursor = this.pointedAt = null;
+    this.ending = new AbortController();
+  }
+
+  async begin() {
+    const { signal } = this.ending;
+    this.prompts = new Prompts(this);
+    listen(this, signal);
+    window.addEventListener('beforeunload', event => { if (this.unsaved().length) event.preventDefault(); }, { signal });
+    window.addEventListener('pagehide', () => this.keepNow(), { signal });
+    document.addEventListener('visibilitychange', () => { if (document.hidden) this.keepNow(); }, { signal });
+    const taken = cornerstoneTools.Enums.Events.TOOL_ACTIVATED;
+    cornerstone.eventTarget.addEventListener(taken, this.viewerTool);
+    signal.addEventListener('abort', () => cornerstone.eventTarget.removeEventListener(taken, this.viewerTool));
+    while (!signal.aborted) {
+      await this.look().catch(error => this.trouble(error));
+      await new Promise(done => setTimeout(done, LOOK_EVERY)); // the bundle has no one event for what it shows
+    }
+  }
+
+  end() {
+    this.keepNow();
+    this.ending.abort();
+    this.runner.end();
+    this.prompts?.end();
+  }
+
+  tell(what) {
+    this.dispatchEvent(new Event(what));
+  }
+
+  /** A sentence for the annotator; it stays until the next one. */
+  note(text, kind = 'info') {
+    this.said = { text, kind };
+    this.tell('said');
+  }
+
+  trouble(error) {
+    if (error instanceof Lost) this.runner.wait();
+    else this.note(error.message, 'problem');
+  }
+
+  /** Somebody took one of the viewer's own tools from its toolbar. */
+  viewerTool = () => { if (this.work && this.settled) this.setTool('look'); };
+
+  /** Follow the viewer to the series that it shows. */
+  async look() {
+    const found = shown(this.services);
+    if (!found) return;
+    const series = found.displaySet.SeriesInstanceUID;
+    if (series !== this.work?.series || found.volume !== this.screen?.volume) await this.open(found, series);
+    await this.screen.follow();
+    this.prompts.follow();
+  }
+
+  async open({ displaySet, volume }, series) {
+    this.labelSet ??= (await this.server.labels()).labels;
+    this.runner.cancel();
+    const known = this.works.get(series);
+    const work = known ?? new Work(series, displaySet.StudyInstanceUID, gridOf(volume), this.labelSet);
+    const screen = new Screen(this.services, work, displaySet, volume);
+    await screen.begin();
+    Object.assign(this, { work, screen, cursor: null, settled: true });
+    if (!known) {
+      this.works.set(series, work);
+      work.addEventListener('voxels', ({ detail: { from, to } }) => { if (this.work === work) this.screen.draw(from, to); });
+      work.addEventListener('prompts', () => { if (this.work === work) { this.prompts.draw(); this.tell('prompts'); } });
+      work.addEventListener('changed', () => { this.keepSoon(work); this.tell('work'); });
+      await this.restore(work);
+    }
+    this.tell('series');
+    this.tell('work');
+    this.tell('prompts');
+  }
+
+  async restore(work) {
+    const left = await kept(work.series, work.grid.sizes).catch(() => null);
+    if (!left) return;
+    for (const label of left.extra ?? []) if (!work.labels.some(one => one.index === label.index)) work.add(label);
+    work.restore(left);
+    work.labels.forEach(label => this.screen.colour(label));
+    const label = work.labels.find(one => one.object.prompts.length) ?? work.labels.find(one => work.counts[one.index]);
+    if (label) work.choose(label);
+    this.note(`Your unsaved work of ${new Date(left.when).toLocaleTimeString([], { timeStyle: 'short' })} is here again.`);
+  }
+
+  // Tools and prompts
+
+  setTool(tool) {
+    this.tool = tool;
+    this.prompts.draw();
+    this.tell('tool');
+  }
+
+  escape() {
+    if (this.cursor) this.cursor = null;
+    else this.setTool('look');
+    this.prompts.draw();
+  }
+
+  activate(plane) {
+    this.services.viewportGridService.setActiveViewportId(plane);
+  }
+
+  place(kind, voxels) {
+    const step = this.work.prompt(kind, voxels);
+    if (this.runner.options.live) this.ask(step, voxels.at(-1)[2]);
+  }
+
+  removePrompt(prompt, label = this.work.active) {
+    this.pointedAt = null;
+    const step = this.work.remove(label, prompt);
+    if (this.runner.options.live && step.after.prompts.length) this.ask(step, prompt.k);
+    else this.runner.cancel();
+  }
+
+  removeNewest() {
+    const newest = this.work.active.object.prompts.at(-1);
+    if (newest) this.removePrompt(newest);
+  }
+
+  pointAt(prompt) {
+    this.pointedAt = prompt;
+    this.prompts.draw();
+  }
+
+  ask(step, k) {
+    return this.runner.run(this.work, step, k).catch(error => this.trouble(error));
+  }
+
+  run() {
+    const { active } = this.work, step = active.done.at(-1), newest = active.object.prompts.at(-1);
+    if (!newest) this.note('Set a prompt first: click on the object, or draw a box.');
+    else this.ask(step, newest.k);
+  }
+
+  toggle(name) {
+    if (name === 'overwrite') this.work.overwrite = !this.work.overwrite;
+    else this.runner.options[name] = !this.runner.options[name];
+    this.tell('options');
+  }
+
+  // Keyboard cursor
+
+  toggleCursor() {
+    const active = this.services.viewportGridService.getState().activeViewportId;
+    const plane = this.screen.planes().find(one => one.id === active) ?? this.screen.planes()[0];
+    const { clientWidth, clientHeight } = plane.viewport.element;
+    const voxel = this.screen.voxelAt(plane.viewport, [clientWidth / 2, clientHeight / 2]);
+    this.cursor = this.cursor || !voxel ? null : { plane: plane.id, voxel, corner: null };
+    if (this.cursor && this.tool === 'look') this.setTool('include');
+    this.prompts.draw();
+  }
+
+  moveCursor([right, down], deeper) {
+    const { viewport } = this.screen.planes().find(one => one.id === this.cursor.plane);
+    const { voxel } = this.cursor, [x, y] = this.screen.canvasOf(viewport, voxel);
+    const moves = [0, 1, 2].map(axis => {
+      const [a, b] = this.screen.canvasOf(viewport, voxel.map((value, n) => value + (n === axis)));
+      return [a - x, b - y];
+    });
+    const along = n => moves.map(move => Math.abs(move[n])).reduce((best, value, axis, all) => (value > all[best] ? axis : best), 0);
+    const [h, v] = [along(0), along(1)], through = [0, 1, 2].find(axis => axis !== h && axis !== v);
+    const next = [...voxel];
+    next[h] += right * Math.sign(moves[h][0]);
+    next[v] += down * Math.sign(moves[v][1]);
+    next[through] += deeper;
+    this.cursor.voxel = next.map((value, n) => Math.max(0, Math.min(this.work.grid.sizes[n] - 1, value)));
+    if (deeper) this.screen.jump(this.cursor.voxel);
+    this.prompts.draw();
+  }
+
+  placeCursor(opposite) {
+    const { voxel, corner, plane } = this.cursor, { viewport } = this.screen.planes().find(one => one.id === plane);
+    if (this.tool !== 'box') this.place((this.tool === 'exclude') === opposite ? 'include' : 'exclude', [voxel]);
+    else if (!this.screen.isAcquired(viewport)) this.note('Draw boxes on the plane the images were taken in.');
+    else if (!corner || corner[2] !== voxel[2]) {
+      this.cursor.corner = voxel;
+      this.note('First corner set: move to the other one and press Space.');
+    } else {
+      this.cursor.corner = null;
+      const low = corner.map((value, n) => Math.min(value, voxel[n])), high = corner.map((value, n) => Math.max(value, voxel[n]));
+      this.place('box', [low, high]);
+    }
+  }
+
+  // Labels, and steps there and back
+
+  choose(label) {
+    this.work.choose(label);
+  }
+
+  chooseBeside(step) {
+    const { labels, active } = this.work;
+    this.choose(labels[(labels.indexOf(active) + step + labels.length) % labels.length]);
+  }
+
+  toggleLabel(label = this.work.active) {
+    label.visible = !label.visible;
+    this.screen.colour(label);
+    this.prompts.draw();
+    this.tell('work');
+  }
+
+  async addLabel(name) {
+    try {
+      const label = await this.server.addLabel(name);
+      this.labelSet = [...this.labelSet.filter(one => one.index !== label.index), label];
+      for (const work of this.works.values()) if (!work.labels.some(one => one.index === label.index)) work.add(label);
+      const { work } = this, mine = work.labels.find(one => one.index === label.index);
+      this.screen.colour(mine);
+      this.choose(mine);
+    } catch (error) {
+      this.trouble(error);
+    }
+  }
+
+  accept() {
+    this.runner.cancel();
+    this.work.accept();
+  }
+
+  clear() {
+    this.runner.cancel();
+    this.work.clear();
+  }
+
+  undo() {
+    this.runner.cancel();
+    if (!this.work.undo()) this.note(`There is nothing to undo for ${this.work.active.name}.`);
+  }
+
+  redo() {
+    this.runner.cancel();
+    if (!this.work.redo()) this.note(`There is nothing to redo for ${this.work.active.name}.`);
+  }
+
+  // Saving, and keeping what is not saved
+
+  unsaved() {
+    return [...this.works.values()].filter(work => work.unsaved);
+  }
+
+  async save() {
+    const { work } = this, { changed } = work, present = work.labels.filter(label => work.counts[label.index]);
+    if (!present.length) {
+      this.note('There is nothing to save yet: no label has a voxel.');
+      return false;
+    }
+    if (this.saving) return false;
+    this.saving = true;
+    this.note('Saving …');
+    this.tell('work');
+    try {
+      await this.server.save(work.series, await file(work.grid, work.voxels), present);
+      work.saved(changed);
+      if (!work.unsaved) await forget(work.series);
+      const names = present.map(label => `${label.name} ${millilitres(work.millilitres(label))}`).join(', ');
+      this.note(`Saved as DICOM SEG in the store: ${names}.`, 'good');
+      this.tell('saved');
+      return true;
+    } catch (error) {
+      if (error instanceof Lost) {
+        this.note('Not saved: the server does not answer. Your work is kept in this browser; save again when the server is back.', 'problem');
+        this.runner.wait();
+      } else this.note(`Not saved: ${error.message}`, 'problem');
+      return false;
+    } finally {
+      this.saving = false;
+      this.tell('work');
+    }
+  }
+
+  async load(segmentation) {
+    try {
+      const { work } = this, { mask, params } = await this.server.segmentation(segmentation.id, work.series);
+      const voxels = new Uint8Array(work.voxels.length), clean = !work.unsaved && !work.counts.slice(1).some(Boolean);
+      voxels.set(mask.data, (params.first_slice ?? 0) * work.slice);
+      for (const label of params.labels.filter(one => !work.labels.some(mine => mine.index === one.index)))
+        this.screen.colour(work.add(label));
+      this.runner.cancel();
+      work.load(voxels);
+      if (clean) work.saved();
+      const first = work.labels.find(label => work.counts[label.index]);
+      if (first) this.choose(first);
+      this.note(`Loaded: ${segmentation.labels.join(', ')}. Prompts add to it; Save writes a new label, the old one stays.`);
+    } catch (error) {
+      this.trouble(error);
+    }
+  }
+
+  keepSoon(work) {
+    clearTimeout(work.keeping);
+    work.keeping = setTimeout(() => this.keepNow(work), KEEP_AFTER);
+  }
+
+  async keepNow(only) {
+    for (const work of only ? [only] : this.unsaved())
+      if (work.unsaved) await keep(work).catch(() => this.note('This browser cannot keep unsaved work: save often.', 'problem'));
+  }
+
+  // The next study, and help
+
+  /** {id, StudyInstanceUID, why, remaining}, or null when every image has a label. */
+  async next() {
+    const info = await this.server.info(), [name, strategy] = Object.entries(info.strategies)[0] ?? [];
+    const found = await this.server.next(name), { total = 0, completed = 0 } = info.datastore;
+    return found.id ? { ...found, why: found.why ?? strategy.description, remaining: total - completed } : null;
+  }
+
+  async goTo({ id, StudyInstanceUID }) {
+    await this.keepNow();
+    this.ending.abort();
+    window.location.assign(`${window.location.pathname}?StudyInstanceUIDs=${StudyInstanceUID}&medsa=${encodeURIComponent(id)}`);
+  }
+
+  askNext() {
+    this.tell('next');
+  }
+
+  help() {
+    help(this);
+  }
+
+  get window() {
+    return WINDOW;
+  }
+}
+
+export const millilitres = value => `${value >= 100 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toFixed(2)} ml`;

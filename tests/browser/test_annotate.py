@@ -1,0 +1,145 @@
+"""An annotator's day in OHIF: box, live clicks, undo, labels, and what is on the screen after each."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser
+from tests.browser.annotate import MAIN, THIRD, Panel, panel
+from tests.browser.conftest import Site
+
+from medsa.demo.studies import DemoStudy
+from medsa.evaluation import dice
+from medsa.prompts.annotator import first_click
+
+
+@pytest.fixture
+def window(browser: Browser, site: Site) -> Iterator[Panel]:
+    """A user's window in our mode, following slices only."""
+    context = browser.new_context(viewport={"width": 1500, "height": 900})
+    with panel(context, site.server.url) as found:
+        yield found
+    context.close()
+
+
+def open_flat(window: Panel, study: DemoStudy) -> None:
+    """Open a study; prompts run on their slice alone."""
+    window.open_study(study.study_uid)
+    window.switch("Volume", False)
+
+
+def largest(study: DemoStudy, organ: str) -> int:
+    """The slice on which most is seen of an organ."""
+    return int(study.truth[organ].sum(axis=(0, 1)).argmax())
+
+
+def inside(study: DemoStudy, organ: str, k: int) -> tuple[int, int, int]:
+    """(i, j, k) of the organ's deepest point on a slice."""
+    i, j = first_click(study.truth[organ][:, :, k]).index
+    return i, j, k
+
+
+def around(study: DemoStudy, organ: str, k: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Corners of the box around an organ on a slice."""
+    i, j = np.nonzero(study.truth[organ][:, :, k])
+    return (int(i.min()), int(j.min()), k), (int(i.max()), int(j.max()), k)
+
+
+def test_a_box_becomes_a_mask_on_the_screen(window: Panel, site: Site) -> None:
+    study, organ = site.studies["abdomen"], "spleen"
+    k = largest(study, organ)
+    open_flat(window, study)
+    window.choose(organ)
+    window.place(inside(study, organ, k))
+    before = window.pixels(MAIN)
+    window.box(*around(study, organ, k))
+
+    mask = window.mask(organ)
+    assert set(np.flatnonzero(mask.any(axis=(0, 1)))) == {k}
+    assert dice(mask[:, :, k], study.truth[organ][:, :, k]) > 0.8
+    changed = np.abs(window.pixels(MAIN) - before).max(axis=2) > 20
+    assert changed.mean() > 0.003
+    (i, j, _), _ = around(study, organ, k)
+    assert window.prompts() == [f"□\n{i}, {j} · slice {k + 1}"]
+
+
+def test_three_live_clicks_then_undo_twice_and_redo_once(window: Panel, site: Site) -> None:
+    study, organ = site.studies["abdomen"], "liver"
+    k = largest(study, organ)
+    i, j, _ = inside(study, organ, k)
+    open_flat(window, study)
+    window.choose(organ)
+    masks = []
+    for shift in (0, 6, 12):
+        window.click((i + shift, j, k))
+        masks.append(window.mask(organ))
+    assert all(mask.any() for mask in masks)
+    assert len(window.prompts()) == 3
+    window.page.keyboard.press("Control+z")
+    window.page.keyboard.press("Control+z")
+    np.testing.assert_array_equal(window.mask(organ), masks[0])
+    assert len(window.prompts()) == 1
+    window.page.keyboard.press("Control+Shift+Z")
+    np.testing.assert_array_equal(window.mask(organ), masks[1])
+    assert len(window.prompts()) == 2
+    window.page.keyboard.press("Control+z")
+    window.page.keyboard.press("Control+z")
+    assert not window.mask(organ).any()
+    assert window.prompts() == []
+
+
+def test_a_click_off_the_object_takes_away_and_prompts_go_one_by_one(window: Panel, site: Site) -> None:
+    study, organ = site.studies["abdomen"], "liver"
+    k = largest(study, organ)
+    open_flat(window, study)
+    window.choose(organ)
+    window.click(inside(study, organ, k))
+    first = window.mask(organ)
+    edge = tuple(int(n) for n in np.argwhere(first)[0])
+    window.click(edge, modifier="Shift")
+    assert not window.mask(organ)[edge]
+    assert [text[0] for text in window.prompts()] == ["+", "−"]
+    window.page.get_by_role("button", name="Remove the exclude").click()
+    window.wait()
+    assert window.mask(organ)[edge]
+    assert [text[0] for text in window.prompts()] == ["+"]
+
+
+def test_labels_leave_one_another_alone_unless_told_otherwise(window: Panel, site: Site) -> None:
+    study, k = site.studies["abdomen"], largest(site.studies["abdomen"], "liver")
+    open_flat(window, study)
+    window.choose("liver")
+    window.click(inside(study, "liver", k))
+    liver = window.mask("liver")
+    window.choose("lesion")
+    window.click(inside(study, "liver", k))
+    np.testing.assert_array_equal(window.mask("liver"), liver)
+    window.page.keyboard.press("Control+z")
+    window.switch("Overwrite", True)
+    window.click(inside(study, "liver", k))
+    lesion = window.mask("lesion")
+    assert (lesion & liver).sum() > 0.9 * liver.sum()
+    assert not (window.mask("liver") & lesion).any()
+    window.page.keyboard.press("Control+z")
+    np.testing.assert_array_equal(window.mask("liver"), liver)
+    before = window.pixels(MAIN)
+    window.page.get_by_role("button", name="Hide liver").click()
+    window.page.wait_for_timeout(1500)
+    assert (np.abs(window.pixels(MAIN) - before).max(axis=2) > 20).mean() > 0.003
+
+
+@pytest.mark.parametrize(
+    ("name", "organ", "plane"), [("coronal", "right kidney", MAIN), ("abdomen", "liver", THIRD)]
+)
+def test_a_click_means_its_voxel_in_every_plane(
+    name: str, organ: str, plane: str, window: Panel, site: Site
+) -> None:
+    study = site.studies[name]
+    voxel = inside(study, organ, largest(study, organ))
+    open_flat(window, study)
+    window.choose(organ)
+    window.click(voxel, plane)
+    mask = window.mask(organ)
+    assert set(np.flatnonzero(mask.any(axis=(0, 1)))) <= {voxel[2] - 1, voxel[2], voxel[2] + 1}
+    k = int(np.flatnonzero(mask.any(axis=(0, 1)))[0])
+    assert dice(mask[:, :, k], study.truth[organ][:, :, k]) > 0.6
