@@ -1,9 +1,18 @@
 """What every test may need: the real data where it is, and nothing that needs a network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def versions_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Versions that tests make lie in a folder of the run, not among those of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDSA_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(scope="session")

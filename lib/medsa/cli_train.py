@@ -55,13 +55,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     what.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     what.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
-    what.add_argument("--method", metavar="NAME", help="a method of configs/methods, from its beginnings")
+    what.add_argument("--method", metavar="NAME", help="see `medsa methods` (default: that of --from)")
     what.add_argument(
         "--from",
         dest="start",
-        type=Path,
         metavar="VERSION",
-        help="go on from this adapter (default without --method: the one that comes with the backbone)",
+        help="an adapter to start from, or none (default: the one that comes with the backbone)",
     )
     how = train.add_argument_group("how")
     how.add_argument("--settings", default="default", metavar="NAME", help="a file of configs/training")
@@ -89,7 +88,7 @@ def _train(args: argparse.Namespace) -> None:
     check_window(args.window)
     options = Options.from_conf({"backbone": args.backbone, "device": args.device})
     cases = read_cases(args.data)
-    start = args.start or (starter_adapter(options.backbone) if args.method is None else None)
+    start = starter_adapter(options.backbone) if args.start is None else _version(args.start)
     request = Request(
         args.method, wanted(cases, [name for name in args.labels.split(",") if name]),
         Length(args.epochs, args.minutes), read_settings(args.settings), start, args.seed, args.window,
@@ -121,6 +120,11 @@ def _train(args: argparse.Namespace) -> None:
             print("medsa: stopped; the same command with --resume goes on from the checkpoint", flush=True)
             raise KeyboardInterrupt from None
     print(*_summary(trained), sep="\n")
+
+
+def _version(named: str) -> Path | None:
+    """The adapter version that --from names."""
+    return None if named == "none" else Path(named)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -24,6 +24,17 @@ def cache_dir() -> Path:
     return path
 
 
+def data_dir() -> Path:
+    """Folder for what cannot be made again (versions, who trains and who validates); 0700.
+
+    `MEDSA_DATA` moves it; else it is `medsa` in XDG_DATA_HOME or ~/.local/share.
+    """
+    shared = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    path = Path(os.environ.get("MEDSA_DATA") or Path(shared) / "medsa")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
 def config_names(kind: str) -> list[str]:
     """Names of the files in configs/<kind>, sorted."""
     return sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))

@@ -60,3 +60,16 @@ def test_clients_do_not_see_where_on_this_machine_adapters_lie(tmp_path):
     (tmp_path / "site").mkdir()
     assert config.Options.from_conf({"adapters": str(tmp_path / "site")}).shown()["adapters"] == "site"
     assert config.Options.from_conf({}).shown()["adapters"] == ""
+
+
+def test_what_cannot_be_made_again_lies_apart_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MEDSA_CACHE", "MEDSA_DATA", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert config.data_dir() == tmp_path / ".local" / "share" / "medsa"
+    assert not config.data_dir().is_relative_to(config.cache_dir())
+    assert config.data_dir().stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "shared"))
+    assert config.data_dir() == tmp_path / "shared" / "medsa"
+    monkeypatch.setenv("MEDSA_DATA", str(tmp_path / "own"))
+    assert config.data_dir() == tmp_path / "own"

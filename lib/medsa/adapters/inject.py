@@ -21,6 +21,7 @@ from medsa.adapters.decoder import (
 )
 from medsa.adapters.encoder import AdaptedEncoder, EncoderAdaptation, transformer_blocks
 from medsa.adapters.method import DecoderAdapters, Method, read_method
+from medsa.errors import ConfigurationError
 from medsa.sam import Backbone, Sam
 from medsa.sam.accelerate import (
     Compiled,
@@ -55,7 +56,7 @@ PLACES = (
 
 
 class AdapterSet(nn.Module):
-    """What is a method's own: adapters by place, and under `own` copies of the base that it trains."""
+    """What is a method's own: adapters by place, and under `own` its copies of the base's parts."""
 
     def __init__(self, sam: Sam, method: Method) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class AdapterSet(nn.Module):
         if method.head:
             steps = round(math.log2(sam.image_size / sam.embedding_size))
             self.mask_head = ClassHead(method.head, length, steps)
-        copied = dict.fromkeys(part.split(".")[0] for part in method.trains)
+        copied = dict.fromkeys(part.split(".")[0] for part in (*method.trains, *method.carries))
         self.own = nn.ModuleDict(
             {name: deepcopy(getattr(sam, name)).requires_grad_(False) for name in copied}
         )
@@ -275,6 +276,13 @@ class AdaptedSam(nn.Module):
             if parameter.requires_grad:
                 yield _place(name), name, parameter
 
+    def kept_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of all that an adapter file holds: what learns, and what the method carries."""
+        carried = tuple(f"own.{part}." for part in self.method.carries)
+        for name, parameter in self.adapters.named_parameters():
+            if parameter.requires_grad or name.startswith(carried):
+                yield name, parameter
+
     def counts(self) -> dict[str, Any]:
         """`total`, `trained`, `trained_percent` and `parts`: trained parameters by place, all of `PLACES`."""
         parts = dict.fromkeys(PLACES, 0)
@@ -292,9 +300,26 @@ class AdaptedSam(nn.Module):
         }
 
 
-def adapt(sam: Sam, method: str | Method) -> AdaptedSam:
-    """`sam` with a method's fresh adapters, which change nothing yet; raises `ConfigurationError`."""
-    return AdaptedSam(sam, read_method(method) if isinstance(method, str) else method)
+def adapt(sam: Sam, method: str | Method, onto: AdaptedSam | None = None) -> AdaptedSam:
+    """`sam` with a method's fresh adapters, which change nothing yet; raises `ConfigurationError`.
+
+    With `onto`, an adapted model on `sam` whose method trains parts of the base only, they are placed on
+    those parts as it has taught them: they start as that model. What the method does not train itself it
+    then carries along, so that the outcome stands alone. Raises `ConfigurationError` for another `onto`.
+    """
+    method = read_method(method) if isinstance(method, str) else method
+    if onto is None:
+        return AdaptedSam(sam, method)
+    if not onto.method.only_parts:
+        raise ConfigurationError(
+            f"{method.name} cannot be placed on {onto.method.name}, which has adapters of its own: start "
+            "from an adapter of decoder_prompt or decoder_only, or from the backbone"
+        )
+    taught = dict.fromkeys((*onto.method.trains, *onto.method.carries))
+    model = AdaptedSam(sam, method.model_copy(update={"carries": tuple(taught)}))
+    for name, part in onto.adapters.own.items():
+        model.adapters.own[name].load_state_dict(part.state_dict())
+    return model
 
 
 def gradient_count(model: AdaptedSam) -> int:

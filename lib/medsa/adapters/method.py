@@ -61,7 +61,10 @@ class MaskHead(_Data):
 
 
 class Method(_Data):
-    """One way to adapt a frozen SAM. `trains` names parts of the base that a copy of trains fully."""
+    """One way to adapt a frozen SAM. `trains` names parts of the base that a copy of trains fully.
+
+    `carries` names parts of which a copy stays as another adapter has taught it (see `adapt`).
+    """
 
     name: str
     title: str
@@ -70,8 +73,14 @@ class Method(_Data):
     decoder: DecoderAdapters | None = None
     head: MaskHead | None = None
     trains: tuple[str, ...] = ()
+    carries: tuple[str, ...] = ()
     prompts: bool = True
     depth: int = Field(1, gt=0, description="slices of a slab")
+
+    @property
+    def only_parts(self) -> bool:
+        """Whether all that it changes are parts of the base: others can then be placed on top of it."""
+        return self.encoder == EncoderAdapters() and self.decoder is None and self.head is None
 
     @model_validator(mode="after")
     def _sensible(self) -> Method:

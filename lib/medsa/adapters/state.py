@@ -54,9 +54,10 @@ class Card(BaseModel):
 
 
 def save_adapter(model: AdaptedSam, folder: Path, *, half: bool = False, **card: object) -> Card:
-    """Write a model's trained tensors and its card to `folder` (made if missing); more fields as in `Card`.
+    """Write what a model has learnt or carries, and its card, to `folder` (made if missing).
 
-    `half` stores float16. The card is written last: a folder without one is not a version.
+    More fields as in `Card`. `half` stores float16. The card is written last: a
+    folder without one is not a version.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     base = model.base
@@ -67,7 +68,7 @@ def save_adapter(model: AdaptedSam, folder: Path, *, half: bool = False, **card:
         image_size=base.image_size,
         **{"trained_prompts": model.trained_prompts, "multimask": model.multimask, **card},
     )
-    tensors = {name: tensor.half() if half else tensor for name, tensor in _trained(model).items()}
+    tensors = {name: tensor.half() if half else tensor for name, tensor in _kept(model).items()}
     write_atomically(folder / TENSORS, save(tensors))
     write_atomically(folder / CARD, written.model_dump_json(indent=2).encode())
     return written
@@ -103,7 +104,7 @@ def load_adapter(sam: Sam, folder: Path) -> AdaptedSam:
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{TENSORS} of the adapter {folder.name} cannot be read: {error}") from None
     model = adapt(sam, card.method).to(sam.dense_pe.device).eval()
-    _check(tensors, _trained(model), folder)
+    _check(tensors, _kept(model), folder)
     model.adapters.load_state_dict(tensors, strict=False)
     if card.trained_prompts is not None:
         model.trained_prompts = card.trained_prompts
@@ -179,8 +180,8 @@ def _stamp(folder: Path) -> object:
     return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in map(Path.stat, found)]
 
 
-def _trained(model: AdaptedSam) -> dict[str, Tensor]:
-    return {name: parameter.detach().contiguous() for _, name, parameter in model.trained_parameters()}
+def _kept(model: AdaptedSam) -> dict[str, Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in model.kept_parameters()}
 
 
 def _check(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:

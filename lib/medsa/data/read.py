@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import nrrd
@@ -99,6 +100,21 @@ def read_dataset(path: Path) -> Dataset | None:
         return bare if "SOPClassUID" in bare or ("Rows" in bare and "Columns" in bare) else None
     except DAMAGED:
         return None
+
+
+def read_header(path: Path) -> Dataset | None:
+    """What a DICOM file, or the first one found in a folder, says about itself; None where there is none.
+
+    Pixels are not read. Damaged files count as none: whoever reads the image says what is wrong.
+    """
+    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if not file.name.lower().endswith((*NIFTI, *NRRD, *PICTURES)) and file.name != "DICOMDIR":
+            with suppress(*DAMAGED, InvalidDicomError):
+                header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+                if "SOPClassUID" in header:
+                    return header
+    return None
 
 
 def _one_series(folder: Path) -> list[Dataset]:

@@ -25,8 +25,8 @@ from medsa.errors import MedsaError
 FOLDER = ROOT / ".demo"
 
 GUIDE = """\
-In the viewer: press the round arrow beside the server's address, open "Point Prompts", choose what you are
-looking for, click it in the image, press "Run". A further click refines; "background" takes away.
+In the viewer: choose what you are looking for in the panel on the right and click it in the image. A further
+click refines, Shift+click takes away, "Save" writes it to the store; "?" shows the keys.
 Ctrl-C here ends everything."""
 
 
@@ -72,7 +72,12 @@ def running(folder: Path, port: int) -> Iterator[tuple[Orthanc, Server, list[Dem
         orthanc = stack.enter_context(Orthanc(folder / "orthanc"))
         studies = demo_studies()
         _fill(orthanc, studies)
-        server = Server(orthanc.dicomweb_url, folder / "server.log", port=port if _is_free(port) else 0)
+        server = Server(
+            orthanc.dicomweb_url,
+            folder / "server.log",
+            port=port if _is_free(port) else 0,
+            environment={"MEDSA_DATA": str(folder / "data")},
+        )
         if server.port != port:
             print(f"port {port} is taken: the server gets {server.port}")
         print("starting the server", end="" if sys.stdout.isatty() else "\n", flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -80,18 +82,26 @@ class Augmenter:
         )
         self.all = Compose([*moves, *self.intensities.transforms])
 
-    def __call__(self, item: Item, rng: np.random.Generator) -> Item:
-        """The item with picture and mask changed; one without an object only in its intensities."""
+    def __call__(self, items: Sequence[Item], rng: np.random.Generator) -> list[Item]:
+        """Items of one picture, with picture and masks changed alike; only in its intensities where one of
+        them is without an object."""
+        transform = self.intensities if any(item.around is not None for item in items) else self.all
+        seed = int(rng.integers(2**31))
+        first, *others = items
+        changed = self._changed(first, transform, seed)
+        rest = (self._changed(item, transform, seed) for item in others)
+        return [changed, *(replace(item, picture=changed.picture) for item in rest)]
+
+    def _changed(self, item: Item, transform: Compose, seed: int) -> Item:
         picture, frame = item.picture, item.picture.frame
         cell = frame.size // item.side
         mask = item.mask.repeat(cell, axis=0).repeat(cell, axis=1)[None, : frame.rows, : frame.columns]
         values = torch.from_numpy(np.concatenate(picture.pixels)) / 255.0
-        transform = self.intensities if item.around is not None else self.all
-        transform.set_random_state(int(rng.integers(2**31)))
+        transform.set_random_state(seed)
         changed = transform({"image": values, "mask": torch.from_numpy(mask.astype(np.float32))})
         pixels = (torch.as_tensor(changed["image"]).clamp(0, 1) * 255).round().to(torch.uint8)
         square = frame.pad(torch.as_tensor(changed["mask"]).float())[None]
         small = (F.avg_pool2d(square, cell)[0, 0] > 0.5).numpy()
         slices = pixels.numpy().reshape(len(picture.pixels), -1, frame.rows, frame.columns)
         around = None if item.around is None else item.prompted
-        return Item.of(Picture(tuple(slices), frame), small, item.label, item.study, around)
+        return Item.of(Picture(tuple(slices), frame), small, item.label, item.study, around, item.at)

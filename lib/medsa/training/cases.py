@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsa.data.labels import LabelSet
-from medsa.data.read import DICOM, NIFTI, NRRD, PICTURES, read_volume, stem
+from medsa.data.read import DICOM, NIFTI, NRRD, PICTURES, read_header, read_volume, stem
 from medsa.data.read_label import read_label
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError, NotFoundError
+from medsa.training.splits import patient_of
 
 IMAGES = (*NIFTI, *NRRD, *PICTURES, *DICOM)
 LABELS = (*NIFTI, *NRRD, ".png", *DICOM)
@@ -63,7 +64,8 @@ class Nameless:
 def read_cases(path: Path, labels: LabelSet | None = None) -> list[Case]:
     """The cases of a folder (or a dataset.json) in one of the layouts above, sorted by id.
 
-    Values are named by `labels`, or by what dataset.json says; each file is a patient of its own. Raises
+    Values are named by `labels`, or by what dataset.json says. DICOM names the patient; any other file is a
+    patient of its own. Raises
     `NotFoundError` or `BadInputError` that say what was expected.
     """
     path = Path(path)
@@ -95,7 +97,7 @@ def _paired(
         if _is(entry, LABELS):
             name = stem(entry)
             if name in pictures:
-                found.append(Case(name, name, pictures[name], entry, names, known))
+                found.append(_case(name, pictures[name], entry, names, known))
             else:
                 alone.append(entry.name)
     if not found:
@@ -122,7 +124,13 @@ def _decathlon(path: Path) -> list[Case]:
     for file in (file for pair in files for file in pair):
         if not file.exists():
             raise NotFoundError(f"'{path.name}' names {file.name}, which is not there")
-    return sorted((Case(stem(image), stem(image), image, label, names) for image, label in files), key=_id)
+    return sorted((_case(stem(image), image, label, names) for image, label in files), key=_id)
+
+
+def _case(
+    name: str, image: Path, label: Path, names: Mapping[int, str], known: LabelSet | None = None
+) -> Case:
+    return Case(name, patient_of(read_header(image), name), image, label, names, known)
 
 
 def _names(labels: Mapping[str, Any]) -> dict[int, str]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from medsa.adapters.inject import AdaptedSam
 from medsa.prompts.mixture import Interaction, draw
 from medsa.sam.promptable import Promptable
+from medsa.sam.tiny_vit import TinyViT
 from medsa.training.augment import Augmenter
 from medsa.training.checkpoint import Averages, load_state, pack, save_state, unpack
 from medsa.training.embeddings import EmbeddingStore
@@ -105,21 +106,29 @@ class Run:
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.model, self.settings, self.folder, self.length = model, settings, folder, length
-        self.training, self.seed, self.stop, self.report = list(training), seed, stop, report
+        self.seed, self.stop, self.report = seed, stop, report
+        self.groups = _by_picture(training) if model.changes_encoder else [[item] for item in training]
+        self.taken = max(1, round(settings.batch * len(self.groups) / max(1, len(training))))
         held = [item for item in validation if item.around is None]
         self.validation = evenly(held, settings.validation_items)
         self.parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.rate, weight_decay=settings.weight_decay, foreach=True
-        )
+            [
+                {"params": found, "peak": rate}
+                for copied, rate in ((True, settings.rate), (False, settings.adapter_rate))
+                if (found := [p for name, p in self.parameters.items() if name.startswith("own.") is copied])
+            ],
+            lr=0.0, weight_decay=settings.weight_decay, foreach=True,
+        )  # fmt: skip
         self.averages = Averages(self.parameters, settings.ema)
         self.decoder = Decoder(model)
         self.store = None if model.changes_encoder else EmbeddingStore(model.base, folder / EMBEDDINGS)
-        halves = self.store is not None and model.embedding_size % 2 == 0 and bool(self.decoder.folded)
+        any_size = self.store is not None or isinstance(model.base.image_encoder, TinyViT)
+        halves = any_size and model.embedding_size % 2 == 0 and bool(self.decoder.folded)
         self.coarse = Decoder(model, model.embedding_size // 2) if halves else None
         augments = self.store is None and settings.augmentation.any
         self.augmenter = Augmenter(settings.augmentation) if augments else None
-        steps = min(len(self.training), settings.epoch_items) // settings.batch
+        steps = min(len(training), settings.epoch_items) // settings.batch
         self.epoch_length = settings.accumulate * max(1, steps // settings.accumulate)
         self.state = _State()
         self.tensorboard, self.mlflow = tensorboard, mlflow
@@ -170,11 +179,9 @@ class Run:
     def _step(self, engine: Engine, _: None) -> float:
         step = engine.state.iteration - 1
         rng = np.random.default_rng((self.seed, step))
-        items, embedding = self._embedded(self._batch(step), rng)
-        decoder = self.decoder
-        if self.coarse is not None and self._progress() < self.settings.coarse:
-            items, embedding = [item.coarser() for item in items], F.avg_pool2d(embedding, 2)
-            decoder = self.coarse
+        coarse = self.coarse is not None and self._progress() < self.settings.coarse
+        items, embedding = self._embedded(self._batch(step, rng), rng, coarse)
+        decoder = self.coarse if self.coarse is not None and coarse else self.decoder
         leaf = embedding.detach().requires_grad_(embedding.requires_grad)
         total, rounds = 0.0, 0
         interaction, annotator = self._interaction(items, rng), Training(self.settings.prompts, rng)
@@ -195,8 +202,9 @@ class Run:
 
     def _move(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+        part = rate_at(self._progress(), self.settings.warm_up)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(self._progress(), self.settings)
+            group["lr"] = group["peak"] * part
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.averages.follow()
@@ -209,27 +217,50 @@ class Run:
         absent = any(item.around is not None for item in items)
         return Interaction("box", drawn.rounds) if absent else drawn
 
-    def _batch(self, step: int) -> list[Item]:
-        """The items of a step: a walk through all of them in an order of its own, again and again."""
-        size, count = self.settings.batch, len(self.training)
+    def _batch(self, step: int, rng: np.random.Generator) -> list[list[Item]]:
+        """The items of a step by picture: a walk through all in an order of its own, again and again."""
+        size, count = self.taken, len(self.groups)
         found = []
         for place in range(step * size, (step + 1) * size):
             order = np.random.default_rng((self.seed, 1, place // count)).permutation(count)
-            found.append(self.training[order[place % count]])
+            group = self.groups[order[place % count]]
+            most = min(len(group), self.settings.batch)
+            found.append([group[n] for n in rng.permutation(len(group))[:most]])
         return found
 
-    def _embedded(self, items: Sequence[Item], rng: np.random.Generator) -> tuple[list[Item], Tensor]:
-        """The items, augmented where the encoder learns, and their embeddings (N, C, h, w)."""
-        place = self.model.dense_pe
+    def _embedded(
+        self, groups: Sequence[list[Item]], rng: np.random.Generator, coarse: bool = False
+    ) -> tuple[list[Item], Tensor]:
+        """The items, augmented where the encoder learns, and their embeddings (N, C, h, w).
+
+        `coarse` gives both on a grid of half the side. Of slabs it is drawn whether the slices see each
+        other: a served model must do with either.
+        """
+        learning = torch.is_grad_enabled()
+        if self.augmenter is not None and learning:
+            groups = [self.augmenter(group, rng) for group in groups]
+        items = [item for group in groups for item in group]
         if self.store is not None:
-            return list(items), torch.cat([self.store.get(item.picture) for item in items]).to(place)
-        if self.augmenter is not None and torch.is_grad_enabled():
-            items = [self.augmenter(item, rng) for item in items]
-        slabs = torch.stack([item.picture.image(self.model.base.config) for item in items]).to(place)
-        with self._precision():
-            if slabs.shape[1] == 1:
-                return list(items), self.model.encode(slabs[:, 0]).float()
-            return list(items), self.model.encode(slabs)[:, slabs.shape[1] // 2].float()
+            embedding = torch.cat([self.store.get(item.picture) for item in items]).to(self.model.dense_pe)
+            embedding = F.avg_pool2d(embedding, 2) if coarse else embedding
+        else:
+            depth = len(items[0].picture.pixels)
+            together = depth > 1 and learning and bool(rng.random() < self.settings.neighbours)
+            embedding = self._encoded(groups, together, coarse)
+        return [item.coarser() for item in items] if coarse else items, embedding
+
+    def _encoded(self, groups: Sequence[list[Item]], together: bool, coarse: bool) -> Tensor:
+        """Embeddings of the items of each group, which share a picture: its slab's `together`, or not."""
+        embeddings = []
+        for group in groups:
+            at = sorted({item.at for item in group})
+            images = group[0].picture.image(self.model.base.config).to(self.model.dense_pe)
+            images = F.avg_pool2d(images, 2) if coarse else images
+            with self._precision():
+                found = self.model.encode(images[None])[0] if together else self.model.encode(images[at])
+            found = found[at] if together else found
+            embeddings.append(found[[at.index(item.at) for item in group]].float())
+        return torch.cat(embeddings)
 
     def _precision(self) -> torch.autocast:
         """bfloat16 where a GPU has it; all else computes as it will serve."""
@@ -292,7 +323,7 @@ class Run:
         for first in range(0, len(self.validation), 8):
             items = self.validation[first : first + 8]
             with torch.no_grad():
-                _, embedding = self._embedded(items, np.random.default_rng(0))
+                _, embedding = self._embedded([[item] for item in items], np.random.default_rng(0))
                 truth, _ = _targets(items, embedding)
                 for interaction, names in (
                     (Interaction("click", 2), ("1 pt", "", "3 pts")),
@@ -330,6 +361,14 @@ class Run:
             self.averages.swap()
         if self.store is not None:
             self.store.remove()
+
+
+def _by_picture(items: Sequence[Item]) -> list[list[Item]]:
+    """Items that share a picture, and apart from them each one without an object."""
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(id(item.picture if item.around is None else item), []).append(item)
+    return list(groups.values())
 
 
 def grid_of(sam: Promptable, depth: int = 1) -> Grid:

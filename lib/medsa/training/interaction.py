@@ -205,5 +205,5 @@ class _Prompts:
         spilled = any(logits[cell_of(point, item.side, frame)] > 0 for point in points[False])
         if spilled or (logits[torch.from_numpy(clicked)] <= 0).any():
             prompt = SlicePrompt(tuple(points[True]), tuple(points[False]))
-            logits = correct(logits, item.picture.colours, prompt, frame)
+            logits = correct(logits, item.colours, prompt, frame)
         return keep_parts(logits, clicked) if points[True] and self.boxes is None else logits

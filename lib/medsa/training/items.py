@@ -59,18 +59,24 @@ class Picture:
         """(D, 3, S, S) float32 as `backbone` takes it: but for the rounding what the runtime would feed."""
         return as_images([torch.from_numpy(part) for part in self.pixels], backbone, self.frame)
 
+    def colours(self, at: int) -> Tensor:
+        """(1 or 3, 256, 256) float16: a slice as the runtime's corrections look at it."""
+        if at not in self._colours:
+            values = torch.from_numpy(self.pixels[at]).float()
+            low, high = values.aminmax()
+            flat = (values - low) / (high - low).clamp(min=1e-8)
+            picture = picture_of(self.frame.pad(flat.expand(3, -1, -1))[None], len(values) == 3)
+            self._colours[at] = picture
+        return self._colours[at]
+
     @cached_property
-    def colours(self) -> Tensor:
-        """(1 or 3, 256, 256) float16: the middle slice as the runtime's corrections look at it."""
-        middle = torch.from_numpy(self.pixels[len(self.pixels) // 2]).float()
-        low, high = middle.aminmax()
-        flat = (middle - low) / (high - low).clamp(min=1e-8)
-        return picture_of(self.frame.pad(flat.expand(3, -1, -1))[None], len(middle) == 3)
+    def _colours(self) -> dict[int, Tensor]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """An object to be asked for on a picture.
+    """An object to be asked for on slice `at` of a picture.
 
     `packed` is its mask on the model's square at the logits' resolution, `side` cells a side, in bits; it may
     be empty. `around` is then the mask of the neighbouring slice, whose box is the prompt, as the runtime
@@ -83,18 +89,15 @@ class Item:
     label: str
     study: str
     around: NDArray[np.uint8] | None = None
+    at: int = 0
 
     @classmethod
-    def of(cls, picture: Picture, mask: Mask, label: str, study: str, around: Mask | None = None) -> Item:
+    def of(
+        cls, picture: Picture, mask: Mask, label: str, study: str, around: Mask | None = None, at: int = 0
+    ) -> Item:
         """An item of a mask (side, side)."""
-        return cls(
-            picture,
-            np.packbits(mask),
-            len(mask),
-            label,
-            study,
-            None if around is None else np.packbits(around),
-        )
+        packed = None if around is None else np.packbits(around)
+        return cls(picture, np.packbits(mask), len(mask), label, study, packed, at)
 
     @property
     def mask(self) -> Mask:
@@ -109,7 +112,12 @@ class Item:
     def coarser(self) -> Item:
         """The same on a grid of half as many cells a side."""
         around = None if self.around is None else _halved(self.prompted)
-        return Item.of(self.picture, _halved(self.mask), self.label, self.study, around)
+        return Item.of(self.picture, _halved(self.mask), self.label, self.study, around, self.at)
+
+    @property
+    def colours(self) -> Tensor:
+        """(1 or 3, 256, 256) float16: its slice as the runtime's corrections look at it."""
+        return self.picture.colours(self.at)
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -138,10 +146,14 @@ class Pictures:
     def around(self, k: int) -> Picture:
         """The slab about slice k; at the ends of the volume its last slice is repeated."""
         if k not in self._pictures:
-            depth = self.grid.depth
-            places = np.clip(np.arange(k - depth // 2, k - depth // 2 + depth), 0, self.volume.shape[2] - 1)
+            places = np.clip(self.slices(k), 0, self.volume.shape[2] - 1)
             self._pictures[k] = Picture(tuple(self._slice(int(at)) for at in places), self.frame)
         return self._pictures[k]
+
+    def slices(self, k: int) -> range:
+        """The places of the slab about slice k, beyond the volume's ends too."""
+        first = k - self.grid.depth // 2
+        return range(first, first + self.grid.depth)
 
     def _slice(self, k: int) -> NDArray[np.uint8]:
         if k not in self._slices:
@@ -163,18 +175,21 @@ def items_of(
 ) -> list[Item]:
     """The items of one study: each label of `names` on each slice that holds it, `most` of them a label.
 
-    `mask` (I, J, K) label values. Slices are taken at even steps. `empty` adds items without an object: the
-    slices beside an object's first and last one. Objects below `SMALLEST` are left out.
+    `mask` (I, J, K) label values. Slices are taken at even steps, and in slabs all of those in them. `empty`
+    adds items without an object: the slices beside an object's first and last one. Objects below
+    `SMALLEST` are left out.
     """
     pictures = Pictures(volume, grid, window)
     found = []
     for value, name in sorted(names.items()):
         truth = mask == value
         held = np.flatnonzero(truth.any(axis=(0, 1)))
-        for k in _spread(held, most):
-            small = pictures.frame.mask_to_model(truth[:, :, k], grid.cells)
-            if small.sum() >= SMALLEST:
-                found.append(Item.of(pictures.around(k), small, name, study))
+        for k in _spread(held, None if most is None else -(-most // grid.depth)):
+            for at, place in enumerate(pictures.slices(k)):
+                if place in held:
+                    small = pictures.frame.mask_to_model(truth[:, :, place], grid.cells)
+                    if small.sum() >= SMALLEST:
+                        found.append(Item.of(pictures.around(k), small, name, study, at=at))
         if len(held) and empty:
             found += _absent(pictures, truth, held, name, study)
     return found
@@ -187,7 +202,8 @@ def _absent(pictures: Pictures, truth: Mask, held: NDArray[np.intp], name: str, 
             around = pictures.frame.mask_to_model(truth[:, :, neighbour], pictures.grid.cells)
             if around.sum() >= SMALLEST:
                 nothing = np.zeros_like(around)
-                found.append(Item.of(pictures.around(k), nothing, name, study, around))
+                middle = pictures.grid.depth // 2
+                found.append(Item.of(pictures.around(k), nothing, name, study, around, middle))
     return found
 
 

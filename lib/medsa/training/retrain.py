@@ -81,9 +81,9 @@ def read_policy(name: str = "default") -> Policy:
 class Plan:
     """One round.
 
-    `request` says how to train; where its method is that of the served version, training goes on from there.
-    `origin` is the adapter that is served without any version. Without `again` a round does nothing unless a
-    label is new since the last one.
+    `request` says how to train; where its method is that of the served version, training goes on from there,
+    else from `origin`, the adapter that is served without any version. Without `again` a round does nothing
+    unless a label is new since the last one.
     """
 
     request: Request = field(default_factory=Request)
@@ -162,7 +162,7 @@ def _round(
 
     sam, before = load(), store.current()
     serving = before.folder if before else plan.origin
-    request = _from(serving, plan.request)
+    request = _from(serving, plan)
     candidate = train(
         sam, [*training, *rehearsal(plan.policy.rehearsal)], (), folder, request, told=progress
     ).candidate
@@ -175,11 +175,11 @@ def _round(
     return _settle(store, version.name, before.name if before else None, decision)
 
 
-def _from(serving: Path | None, request: Request) -> Request:
-    """`request`, going on from the served adapter if that is of the wanted method."""
-    request = replace(request, measured=0)  # the gate measures
+def _from(serving: Path | None, plan: Plan) -> Request:
+    """The request, going on from what is served if that is of the wanted method, else from `plan.origin`."""
+    request = replace(plan.request, measured=0)  # the gate measures
     if serving is None or request.method not in (None, read_card(serving).method.name):
-        return request
+        return replace(request, start=plan.origin)
     return replace(request, start=serving)
 
 
@@ -190,7 +190,7 @@ def _sorted_out(cases: Sequence[Labelled], splits: Splits, progress: Progress) -
         with suppress(MedsaError):
             volume, mask, names = case.read()
             if np.isin(mask, list(names)).any():
-                patients[case.id] = patient_of(volume, case.id)
+                patients[case.id] = patient_of(volume.headers[0] if volume.headers else None, case.id)
         progress("reading", number / len(cases))
     sides = splits.assign(patients.values())
     found: dict[Side, list[Nameless]] = {"training": [], "validation": []}

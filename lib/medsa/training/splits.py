@@ -14,7 +14,6 @@ from typing import Literal
 from filelock import FileLock
 from pydicom.dataset import Dataset
 
-from medsa.data.volume import Volume
 from medsa.errors import ConfigurationError
 from medsa.files import write_atomically
 
@@ -105,11 +104,10 @@ class Splits:
         return key
 
 
-def patient_of(volume: Volume, image: str) -> str:
+def patient_of(header: Dataset | None, image: str) -> str:
     """Whose image it is: DICOM's PatientID, else the study, else the image itself."""
-    header = volume.headers[0] if volume.headers else Dataset()
     for name in ("PatientID", "StudyInstanceUID"):
-        if value := str(header.get(name, "") or "").strip():
+        if value := str((header and header.get(name)) or "").strip():
             return f"{name} {value}"
     return f"image {image}"
 

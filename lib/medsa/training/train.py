@@ -35,7 +35,8 @@ class Request:
     """What is to be trained, for how long and how.
 
     `labels` are values and names of what is learnt; empty: every label of every case under its own name.
-    `start` is the folder of the adapter version to go on from. `measured` cases of the held-out ones are
+    `start` is the folder of the adapter version to go on from; another `method` is placed on top of it, where
+    it taught parts of the base only (see `adapt`). `measured` cases of the held-out ones are
     measured before and after, as users get them.
     """
 
@@ -117,14 +118,12 @@ def train(
 
 
 def _model(sam: Sam, request: Request) -> AdaptedSam:
-    if request.start is not None:
+    if request.start is None:
+        model = adapt(sam, request.method or "decoder_prompt")
+    else:
         model = load_adapter(sam, request.start)
         if request.method not in (None, model.method.name):
-            raise ConfigurationError(
-                f"the adapter to start from is of the method {model.method.name}, not {request.method}"
-            )
-    else:
-        model = adapt(sam, request.method or "decoder_prompt")
+            model = adapt(sam, request.method, onto=model)
     method = model.method
     if method.head is not None:
         raise ConfigurationError(

@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from medsa.adapters.state import CARD, TENSORS, Card, read_card
-from medsa.config import cache_dir
+from medsa.config import data_dir
 from medsa.errors import ConfigurationError, NotFoundError
 from medsa.files import write_atomically
 
@@ -193,7 +193,7 @@ def versions_folder(studies: str, backbone: str) -> Path:
     where = studies.rstrip("/") if "://" in studies else str(Path(studies).resolve())
     where = re.sub("(?<=://)[^/@]*@", "", where)  # a login is no part of the place
     digest = hashlib.sha256(f"{where} {backbone}".encode()).hexdigest()[:16]
-    return cache_dir() / "versions" / digest
+    return data_dir() / "versions" / digest
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from torch import nn
 from medsa.adapters.encoder import transformer_blocks
 from medsa.adapters.inject import adapt, gradient_count
 from medsa.adapters.method import read_method, read_methods
+from medsa.adapters.state import load_adapter, save_adapter
+from medsa.errors import ConfigurationError
 from medsa.sam import build_sam
 
 METHODS = {method.name: method for method in read_methods()}
@@ -231,3 +233,31 @@ def test_the_papers_sizes_on_vit_h():
     assert med_sa["parts"]["decoder"] < 0.2e6
     with torch.device("meta"):
         assert adapt(sam, "full").counts()["trained_percent"] == 100
+
+
+STACKED = [n for n, m in METHODS.items() if m.head is None and n != "sam"]
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_a_method_on_a_taught_one_starts_as_that_one_and_leaves_it_alone(sam, name, tmp_path):
+    taught = randomise(adapt(sam, "decoder_prompt")).eval()
+    with torch.no_grad():
+        expected = answers(taught, images())
+        model = adapt(sam, name, onto=taught).eval()
+        for ours, theirs in zip(answers(model, images()), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        save_adapter(randomise(model, 5), tmp_path)
+        again = load_adapter(sam, tmp_path)
+        for loaded, saved in zip(answers(again, images()), answers(model, images()), strict=True):
+            assert torch.equal(loaded, saved)
+        assert all(torch.equal(*pair) for pair in zip(answers(taught, images()), expected, strict=True))
+
+
+def test_what_is_carried_along_does_not_learn(sam):
+    model = adapt(sam, "med_sa_2d", onto=randomise(adapt(sam, "decoder_prompt")))
+    assert model.counts()["parts"] == adapt(sam, "med_sa_2d").counts()["parts"]
+
+
+def test_adapters_are_placed_on_taught_parts_only(sam):
+    with pytest.raises(ConfigurationError, match="adapters of its own"):
+        adapt(sam, "med_sa_2d", onto=adapt(sam, "gl_med_sa"))

@@ -109,7 +109,7 @@ def test_one_version_is_no_place_to_retrain_into(site, tmp_path):
 
 
 def test_versions_lie_apart_for_each_datastore_and_backbone_and_no_login_shows(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDSA_CACHE", str(tmp_path))
+    monkeypatch.setenv("MEDSA_DATA", str(tmp_path))
     places = [
         versions_folder("http://pacs/dicom-web", "lite_medsam"),
         versions_folder("http://pacs/dicom-web", "vit_b"),

@@ -1,11 +1,15 @@
 """Labelled folders in three layouts become cases; what is wrong with them is said in a sentence."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
 
 from medsa.data.labels import load_labels
 from medsa.data.volume import Volume
@@ -98,3 +102,21 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"training": [{"image": "x.nii", "label": "y.nii"}]}')
     with pytest.raises(MedsaError, match=r"x\.nii, which is not there"):
         read_cases(tmp_path)
+
+
+def test_files_and_series_of_one_dicom_patient_are_one_patient(tmp_path: Path) -> None:
+    one, two = (dcmread(get_testdata_file(name)) for name in ("CT_small.dcm", "MR_small.dcm"))
+    two.PatientID = "other"
+    again = deepcopy(one)
+    again.SOPInstanceUID = again.SeriesInstanceUID = generate_uid()
+    (tmp_path / "labels").mkdir()
+    for name, dataset in (("a.dcm", one), ("b/first", again), ("c", two)):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(path)
+        (tmp_path / "labels" / f"{name[0]}.nii.gz").touch()
+    (tmp_path / "images" / "c").rename(tmp_path / "images" / "c.dcm")
+    cases = read_cases(tmp_path)
+    patients = [case.patient for case in cases]
+    assert len(patients) == 3
+    assert patients[0] == patients[1] != patients[2]

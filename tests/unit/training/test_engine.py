@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from tests.unit.adapters.conftest import one_thread, small_sam
 
 from medsa.adapters.inject import adapt
-from medsa.adapters.method import Method
+from medsa.adapters.method import EncoderAdapters, Method
 from medsa.data.volume import Volume
 from medsa.errors import WeightsError
 from medsa.prompts.mixture import PromptMixture
@@ -194,3 +195,28 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be read"):
         run(tmp_path).go(resume=True)
+
+
+def test_a_picture_is_encoded_once_for_all_that_is_asked_on_it(tmp_path: Path) -> None:
+    alone = ENCODER.model_copy(update={"depth": 1, "encoder": EncoderAdapters(attention=True)})
+    learning = run(tmp_path, method=alone, settings=settings(batch=4, validation_items=1))
+    learning.groups = [[item, replace(item, label="again")] for (item,) in learning.groups]
+    learning.taken = 2
+    seen, encode = [], learning.model.encode
+    learning.model.encode = lambda images: seen.append(len(images)) or encode(images)
+    items, embedding = learning._embedded(
+        learning._batch(0, np.random.default_rng(0)), np.random.default_rng(0)
+    )
+    assert [item.label for item in items].count("again") == 2
+    assert len(items) == len(embedding) == 4
+    assert seen == [1, 1]
+
+
+def test_what_starts_from_nothing_learns_at_a_rate_of_its_own(tmp_path: Path) -> None:
+    both = ENCODER.model_copy(
+        update={"trains": ("mask_decoder",), "depth": 1, "encoder": EncoderAdapters(mlp=True)}
+    )
+    learning = run(tmp_path, method=both, settings=settings(rate=1e-4, adapter_rate=1e-2))
+    rates = {id(p): group["peak"] for group in learning.optimizer.param_groups for p in group["params"]}
+    for name, parameter in learning.parameters.items():
+        assert rates[id(parameter)] == (1e-4 if name.startswith("own.") else 1e-2)

@@ -38,7 +38,7 @@ def test_a_picture_is_the_runtimes_input_but_for_rounding(colour: bool) -> None:
     picture = Pictures(volume, grid).around(4)
     expected = slice_input(volume, 4, choose_window(volume), sam.config, grid.frame(volume))
     assert torch.allclose(picture.image(sam.config), expected, atol=1 / 100)
-    assert picture.colours.shape == (3 if colour else 1, 256, 256)
+    assert picture.colours(0).shape == (3 if colour else 1, 256, 256)
 
 
 def test_items_are_every_label_on_every_slice_that_holds_it() -> None:
@@ -108,7 +108,7 @@ def test_augmentation_moves_picture_and_mask_together_and_repeats_under_its_seed
     bright = Volume(np.asfortranarray(np.where(mask == 1, 200.0, 20.0), np.float32), np.eye(4), "MR")
     (item,) = items_of(bright, mask, {1: "one"}, grid_of(small_sam("tiny_vit")), "study", most=1)
     plain = Augmenter(Augmentation(flip_share=0.5, turn_share=0.8))
-    one, other = (plain(item, np.random.default_rng(seed)) for _ in range(2))
+    one, other = (plain([item], np.random.default_rng(seed))[0] for _ in range(2))
     assert (one.mask == other.mask).all()
     assert (one.picture.pixels[0] == other.picture.pixels[0]).all()
     seen = one.picture.frame.pad(torch.from_numpy(one.picture.pixels[0]).float())[0]
@@ -120,7 +120,7 @@ def test_an_empty_item_keeps_its_place_when_it_is_augmented() -> None:
     volume, mask = study()
     items = items_of(volume, mask, {1: "one"}, grid_of(small_sam("tiny_vit")), "study", empty=True)
     absent = next(item for item in items if item.around is not None)
-    changed = Augmenter(CHANGES)(absent, np.random.default_rng(1))
+    changed = Augmenter(CHANGES)([absent], np.random.default_rng(1))[0]
     assert (changed.prompted == absent.prompted).all()
     assert not changed.mask.any()
 
@@ -143,3 +143,27 @@ def test_a_coarser_item_covers_the_same_place_and_never_loses_its_object(seed: i
     assert coarse.side == 24
     assert coarse.mask.any()
     assert not (coarse.mask & ~mask.reshape(24, 2, 24, 2).any(axis=(1, 3))).any()
+
+
+def test_in_a_slab_every_slice_that_holds_the_object_is_asked_for() -> None:
+    volume, mask = study()
+    sam = small_sam("tiny_vit")
+    alone = {
+        item.picture.pixels[0].tobytes(): item.mask.tobytes()
+        for item in items_of(volume, mask, {1: "one"}, grid_of(sam), "study")
+    }
+    slab = items_of(volume, mask, {1: "one"}, grid_of(sam, depth=3), "study", most=3)
+    assert len({id(item.picture) for item in slab}) == 1
+    assert len(slab) > 1
+    for item in slab:
+        assert item.mask.tobytes() == alone[item.picture.pixels[item.at].tobytes()]
+        assert item.coarser().at == item.at
+
+
+def test_items_of_one_picture_are_augmented_alike() -> None:
+    volume, mask = study()
+    items = items_of(volume, mask, {1: "one"}, grid_of(small_sam("tiny_vit"), depth=3), "study", most=3)
+    changed = Augmenter(CHANGES)(items, np.random.default_rng(4))
+    assert len({id(item.picture) for item in changed}) == 1
+    again = Augmenter(CHANGES)(items[1:], np.random.default_rng(4))
+    assert [item.mask.tobytes() for item in again] == [item.mask.tobytes() for item in changed[1:]]

@@ -77,8 +77,6 @@ def test_training_goes_on_from_a_version(tmp_path: Path) -> None:
     )
     assert read_card(second.candidate).parent == first.candidate.name
     assert (tmp_path / "second" / "history.csv").read_text().splitlines()[1].startswith("0,")
-    with pytest.raises(ConfigurationError, match="is of the method decoder_only, not lora"):
-        train(sam, CASES[:2], [], tmp_path / "third", request(method="lora", start=first.candidate))
 
 
 def test_a_stopped_run_is_resumed_and_a_changed_one_is_not(tmp_path: Path) -> None:
@@ -119,13 +117,28 @@ def test_a_slab_method_trains(tmp_path: Path) -> None:
 
 
 def test_the_rate_rises_and_falls() -> None:
-    plain = PLAIN.model_copy(update={"warm_up": 0.1, "rate": 1.0})
-    assert rate_at(0, plain) == 0
-    assert rate_at(0.1, plain) == pytest.approx(1.0)
-    assert rate_at(0.55, plain) == pytest.approx(0.5)
-    assert rate_at(1, plain) == pytest.approx(0)
+    assert rate_at(0, 0.1) == 0
+    assert rate_at(0.1, 0.1) == pytest.approx(1.0)
+    assert rate_at(0.55, 0.1) == pytest.approx(0.5)
+    assert rate_at(1, 0.1) == pytest.approx(0)
 
 
 def test_the_settings_that_ship_are_valid() -> None:
     for name in ("default", "short", "starter"):
         assert read_settings(name).name == name
+
+
+def test_another_method_is_placed_on_the_adapter_to_start_from(tmp_path: Path) -> None:
+    sam = small_sam("tiny_vit")
+    first = train(sam, CASES[:2], CASES[3:], tmp_path / "first", request(measured=0)).candidate
+    wanted = request(method="med_sa_2d", start=first, measured=0)
+    second = train(sam, CASES[:2], CASES[3:], tmp_path / "second", wanted).candidate
+    card = read_card(second)
+    assert card.method.name == "med_sa_2d"
+    assert card.method.carries == read_card(first).method.trains
+    third = train(
+        sam, CASES[:2], CASES[3:], tmp_path / "third", request(method=None, start=second, measured=0)
+    ).candidate
+    assert read_card(third).method == card.method
+    with pytest.raises(ConfigurationError, match="adapters of its own"):
+        train(sam, CASES[:2], [], tmp_path / "fourth", request(method="lora", start=third))

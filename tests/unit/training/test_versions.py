@@ -183,7 +183,7 @@ def test_the_command_line_lists_shows_promotes_and_takes_back(store, candidate, 
 
 
 def test_versions_are_found_by_the_datastore_they_belong_to(tmp_path, monkeypatch, candidate, capsys):
-    monkeypatch.setenv("MEDSA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MEDSA_DATA", str(tmp_path / "data"))
     VersionStore(versions_folder("http://pacs/dicom-web", "lite_medsam")).add(candidate(), {})
     assert cli.main(["versions", "list", "--studies", "http://pacs/dicom-web/"]) == 0
     assert "v0001" in capsys.readouterr().out
