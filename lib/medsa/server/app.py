@@ -21,8 +21,10 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 import medsa
 from medsa.config import Options, cache_dir
+from medsa.data.labels import Label
 from medsa.errors import BadInputError, MedsaError, NotFoundError
 from medsa.server import platform, privacy
+from medsa.server.added_labels import add
 from medsa.server.datastore import DicomWebStore
 from medsa.server.folder import FolderStore
 from medsa.server.retraining import Retraining, with_versions
@@ -133,7 +135,7 @@ class MedsaApp(MONAILabelApp):
             "name": self.name,
             "description": self.description,
             "version": self.version,
-            "labels": self.labels,
+            "labels": list(self.runtime.labels.names.values()),
             "models": {name: task.info() for name, task in self._infers.items()},
             "trainers": {name: task.info() for name, task in self._trainers.items()},
             "strategies": {name: task.info() for name, task in self._strategies.items()},
@@ -143,6 +145,12 @@ class MedsaApp(MONAILabelApp):
             "retraining": self.retraining.status(),
             "options": {**self.options.shown(), "adapter": self.runtime.served},
         }
+
+    def add_label(self, name: str) -> Label:
+        """The label of this name, made when there is none; raises `BadInputError`."""
+        labels = add(self.runtime.labels, Path(self.options.adapters), name)
+        self.runtime.labels = self.store.labels = labels
+        return labels.by_name(" ".join(name.split()))
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         name = request.get("strategy") or "random"

@@ -63,7 +63,6 @@ class DicomWebStore(Store):
         self._folder = (Path(given) if given else cache_dir() / "dicomweb") / _hashed(self.web.url)[:16]
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._notes = Notes(self._folder / "notes")
-        self._values = _hashed(labels.model_dump_json())
         self._answers = Answers()
         self._fetching = Answers(live=0.0, stale=0.0, most=0)  # who waits for one image gets one error, too
         self._segs = Segs(self.web, self._folder / "segs", self._answers)
@@ -189,7 +188,7 @@ class DicomWebStore(Store):
                 raise no_label(label_tag)
             return str(path)
         seg = self._final(label_id)
-        path = self._folder / "finals" / f"{_hashed(seg.instance + self._values)}.nii.gz"
+        path = self._folder / "finals" / f"{_hashed(seg.instance + self.labels.model_dump_json())}.nii.gz"
         if not path.is_file():
             path.parent.mkdir(mode=0o700, exist_ok=True)
             mask, _ = self._read(seg)

@@ -29,6 +29,7 @@ from medsa.prompts import Prompt
 from medsa.sam import load_sam
 from medsa.segmenter import Result, Segmenter, ServedModels, Sessions
 from medsa.segmenter.served import CURRENT, NONE, choices
+from medsa.server.added_labels import with_added
 from medsa.server.click import Click, read_click
 from medsa.server.privacy import short
 from medsa.server.scratch import scratch_path
@@ -71,6 +72,8 @@ class Runtime:
             )
         self.options = options
         self.labels = load_labels(options.labels)
+        if options.adapters:
+            self.labels = with_added(self.labels, Path(options.adapters))
         self.sessions = Sessions()
         self._loading = threading.Lock()
         self._turns = threading.Lock()
@@ -251,12 +254,17 @@ class ClickTask(InferTask):
         windows = dict.fromkeys((runtime.options.window, *WINDOW_NAMES))
         super().__init__(
             type=InferType.DEEPGROW,
-            labels={name: index for index, name in runtime.labels.names.items()},
+            labels=list(runtime.labels.names.values()),
             dimension=dimension,
             description=f"{runtime.options.backbone}: a click or a box gives the object in its {where}",
             config={"window": list(windows)},
         )
         self.runtime = runtime
+
+    def info(self) -> dict[str, Any]:
+        """What clients are told; labels that have been added since the start are among them."""
+        labels = {name: index for index, name in self.runtime.labels.names.items()}
+        return {**super().info(), "labels": labels}
 
     def config(self) -> dict[str, Any]:
         """What a client may choose; the first of each list is taken unless it does."""

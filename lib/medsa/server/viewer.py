@@ -13,8 +13,8 @@ OURS = Path(__file__).with_name("ohif")
 
 PAGE = "index.html"
 SETTINGS = "app-config.js"
-PANEL = "medsa/"
-"""Addresses of our own files: /ohif/medsa/NAME; the settings take the place of the viewer's."""
+PANEL = "medsa-panel/"
+"""Addresses of our own files: /ohif/medsa-panel/NAME; the settings take the place of the viewer's."""
 
 _STORES_SEGMENTATIONS = "7197.bundle.805c43530f838fa98d40.js"
 _WORKERS = (

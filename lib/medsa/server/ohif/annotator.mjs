@@ -305,7 +305,10 @@ export class Annotator extends EventTarget {
       work.load(voxels);
       if (clean) work.saved();
       const first = work.labels.find(label => work.counts[label.index]);
-      if (first) this.choose(first);
+      if (first) {
+        this.choose(first);
+        this.screen.jump(work.somewhere(first));
+      }
       this.note(`Loaded: ${segmentation.labels.join(', ')}. Prompts add to it; Save writes a new label, the old one stays.`);
     } catch (error) {
       this.trouble(error);

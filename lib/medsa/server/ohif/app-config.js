@@ -2,7 +2,7 @@
 {
   const home = new URL('.', document.currentScript.src).pathname; // "/ohif/", or what a reverse proxy makes of it
   const server = new URL('..', document.currentScript.src).pathname;
-  const medsa = import(new URL('medsa/extension.mjs', document.currentScript.src));
+  const medsa = import(new URL('medsa-panel/extension.mjs', document.currentScript.src));
 
   // The bundle looks for its parts under /ohif/; this tells its loader where they are.
   (window.webpackChunk ||= []).push([['medsa'], {}, loader => { loader.p = home; }]);

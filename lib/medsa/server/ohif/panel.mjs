@@ -14,6 +14,7 @@ const TOOLS = [
 const OPTIONS = [
   ['live', 'Live', 'Run after each prompt (L)'],
   ['volume', 'Volume', 'Follow the object through all slices (V)'],
+  ['overwrite', 'Overwrite', 'New masks take voxels from other labels (O)'],
 ];
 
 export function panel(annotator) {
@@ -70,11 +71,12 @@ function tools(annotator) {
   const run = h('button.medsa-run', { type: 'button', title: 'Run the model now (G)', onclick: () => annotator.run() }, 'Run');
   const show = () => {
     choices.forEach((button, n) => button.setAttribute('aria-pressed', TOOLS[n][0] === annotator.tool));
-    switches.forEach((button, n) => button.setAttribute('aria-checked', Boolean(runner.options[OPTIONS[n][0]])));
+    switches.forEach((button, n) => button.setAttribute('aria-checked', Boolean({ ...runner.options, overwrite: annotator.work?.overwrite }[OPTIONS[n][0]])));
     run.hidden = runner.options.live;
   };
   annotator.addEventListener('tool', show);
   annotator.addEventListener('options', show);
+  annotator.addEventListener('series', show);
   show();
   return h('div', {}, h('div.medsa-tools', { role: 'group', 'aria-label': 'Prompts' }, choices), h('div.medsa-options', {}, switches, run));
 }

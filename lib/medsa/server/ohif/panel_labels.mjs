@@ -12,8 +12,6 @@ export function labels(annotator) {
   const find = h('input', { type: 'search', placeholder: 'Find or add a label', 'aria-label': 'Find or add a label', oninput: () => show(),
     onkeydown: event => { if (event.key === 'Enter') taken(); if (event.key === 'Escape') { find.value = ''; find.blur(); show(); } } });
   const make = h('button.medsa-plain', { type: 'button', hidden: true, onclick: () => taken() }, 'Add');
-  const overwrite = h('button.medsa-switch', { type: 'button', role: 'switch', title: 'New masks take voxels from other labels (O)',
-    onclick: () => annotator.toggle('overwrite') }, 'Overwrite');
   let rows = new Map();
 
   const found = () => {
@@ -30,9 +28,8 @@ export function labels(annotator) {
     show();
   };
   const show = () => {
-    const { work } = annotator, shown = found();
+    const shown = found();
     make.hidden = !find.value.trim() || shown.length > 0;
-    overwrite.setAttribute('aria-checked', Boolean(work?.overwrite));
     if ([...rows.keys()].length !== shown.length || shown.some(label => !rows.has(label))) {
       rows = new Map(shown.map(label => [label, row(annotator, label)]));
       list.replaceChildren(...[...rows.values()].map(one => one.element));
@@ -42,7 +39,7 @@ export function labels(annotator) {
   for (const what of ['work', 'series', 'options', 'saved']) annotator.addEventListener(what, show);
   annotator.addEventListener('prompts', () => { show(); rows.get(annotator.work.active)?.element.scrollIntoView({ block: 'nearest' }); });
   show();
-  return h('section', { 'aria-label': 'Labels' }, h('div.medsa-find', {}, find, make, overwrite), list);
+  return h('section', { 'aria-label': 'Labels' }, h('div.medsa-find', {}, find, make), list);
 }
 
 function row(annotator, label) {

@@ -49,6 +49,16 @@ export class Work extends EventTarget {
     return (this.counts[label.index] * Math.abs(cubic)) / 1000;
   }
 
+  /** A voxel of a label, on the slice that holds most of it. */
+  somewhere(label) {
+    const held = Array.from({ length: this.grid.sizes[2] }, (_, k) => {
+      const voxels = this.voxels.subarray(k * this.slice, (k + 1) * this.slice);
+      return voxels.reduce((sum, value) => sum + (value === label.index), 0);
+    });
+    const k = held.indexOf(Math.max(...held)), at = this.voxels.indexOf(label.index, k * this.slice) - k * this.slice;
+    return [at % this.grid.sizes[0], Math.floor(at / this.grid.sizes[0]), k];
+  }
+
   /** One more prompt of the active label: {kind: include | exclude | box, points: [[i, j, k], ...]}. */
   prompt(kind, points) {
     const label = this.active, prompt = { id: (this.prompts += 1), kind, points, k: points.at(-1)[2] };

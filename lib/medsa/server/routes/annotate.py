@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from medsa.server import encode
-from medsa.server.routes.common import AnyUser, App, an_id
+from medsa.server.routes.common import Annotator, AnyUser, App, an_id
 from medsa.server.routes.infer import who
 
 router = APIRouter(prefix="/medsa", tags=["Annotate"])
 
 
+class NewLabel(BaseModel):
+    """What to call it."""
+
+    name: str
+
+
 @router.get("/labels", summary="The labels one may choose: names, mask values, colours")
 def get_labels(app: App, _user: AnyUser) -> dict[str, Any]:
     return {"labels": [_shown(label) for label in app.runtime.labels.labels]}
+
+
+@router.post("/labels", summary="One more label; the same one when there is one of this name")
+def post_label(app: App, _user: Annotator, label: NewLabel) -> dict[str, Any]:
+    return _shown(app.add_label(label.name))
 
 
 @router.get("/progress", summary="How far the volume is that this client waits for")
@@ -48,10 +59,7 @@ def get_segmentation(request: Request, app: App, _user: AnyUser, segmentation: s
 
 def _named(app: App, value: int, name: str) -> dict[str, Any]:
     known = app.runtime.labels.find(name)
-    if known is not None:
-        return _shown(known)
-    rng = np.random.default_rng(value)
-    return {"name": name, "index": value, "color": rng.integers(80, 256, 3).tolist()}
+    return _shown(known) if known else {"name": name, "index": value, "color": [255, 196, 0]}
 
 
 def _shown(label: Any) -> dict[str, Any]:
