@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from medsa.demo.phantom import draw_abdomen
+from medsa.data.phantom import draw_abdomen
 from medsa.errors import StoreError
 from medsa.server.dicomweb import DicomWeb
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medsa.data.phantom import draw_abdomen
 from medsa.data.volume import Volume
-from medsa.demo.phantom import draw_abdomen
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from medsa.adapters.inject import adapt
 from medsa.adapters.state import save_adapter
+from medsa.data.phantom import draw_abdomen
 from medsa.data.volume import Volume
-from medsa.demo.phantom import draw_abdomen
 from medsa.files import write_atomically
 from medsa.sam import Sam, load_sam
 from medsa.training.cases import read_cases
