@@ -63,6 +63,7 @@ def _retrain(args: argparse.Namespace) -> None:
 
     from medsa.errors import BadInputError
     from medsa.server.train import one_round
+    from medsa.training.allocator import keep_freed_memory
     from medsa.training.versions import versions_folder
 
     if not args.studies:
@@ -73,6 +74,7 @@ def _retrain(args: argparse.Namespace) -> None:
     )
     folder = args.adapters or str(versions_folder(args.studies, options.backbone))
     options = options.model_copy(update={"adapters": folder})
+    keep_freed_memory()
     print("looking for labels", flush=True)
     with _shown() as progress:
         outcome = one_round(options, _labels(args.studies, options), again=args.again, progress=progress)

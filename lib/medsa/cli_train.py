@@ -79,6 +79,7 @@ def _train(args: argparse.Namespace) -> None:
     from medsa.config import Options
     from medsa.data.window import check_window
     from medsa.sam import load_sam
+    from medsa.training.allocator import keep_freed_memory
     from medsa.training.cases import Nameless, read_cases, wanted
     from medsa.training.engine import Length
     from medsa.training.settings import read_settings
@@ -108,6 +109,7 @@ def _train(args: argparse.Namespace) -> None:
             "every patient validates and none trains: give more studies, or a smaller --share"
         )
     print(f"{len(nameless['training'])} studies train, {len(nameless['validation'])} validate", flush=True)
+    keep_freed_memory()
     sam = load_sam(options.backbone, device=options.device, weights=args.weights)
     with _interruptible() as stop, _bar() as bar:
         try:
