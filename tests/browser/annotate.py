@@ -36,7 +36,7 @@ _LABELMAP = """() => {
 
 @dataclass
 class Panel:
-    """One window with our mode; `wrong` collects errors of the page and requests that leave this machine."""
+    """One window with our mode; `wrong` collects our files' errors and requests that leave this machine."""
 
     page: Page
     url: str
@@ -114,6 +114,18 @@ class Panel:
             else ""
         )
 
+    def save(self) -> None:
+        """Press Save and wait for the store's answer."""
+        self.button("Save").click()
+        self.wait_said("Saved as DICOM SEG")
+        self.wait()
+
+    def reload(self) -> None:
+        """As F5 does, once what is unsaved is in the browser's database."""
+        self.page.evaluate("medsa.keepNow()")
+        self.page.reload(timeout=TIMEOUT)
+        self.ready()
+
     def wait_said(self, part: str) -> None:
         self.page.locator(".medsa-said", has_text=part).wait_for(timeout=PATIENCE)
 
@@ -146,8 +158,8 @@ def panel(context: BrowserContext, url: str) -> Iterator[Panel]:
     page = context.new_page()
     page.set_default_timeout(TIMEOUT)
     found = Panel(page, url)
-    page.on("pageerror", lambda error: found.wrong.append(f"error: {error}"))
-    page.on("console", lambda message: _listen(found, message))
+    page.on("pageerror", lambda error: _listen(found, f"{error} {error.stack}"))
+    page.on("console", lambda message: _hear(found, message))
     page.on("request", lambda request: _watch(found, request.url))
     page.on("dialog", lambda dialog: dialog.accept())
     yield found
@@ -155,9 +167,15 @@ def panel(context: BrowserContext, url: str) -> Iterator[Panel]:
     page.close()
 
 
-def _listen(found: Panel, message: Any) -> None:
+def _hear(found: Panel, message: Any) -> None:
     if message.type == "error":
-        found.wrong.append(f"console: {message.text} ({message.location.get('url', '')})")
+        _listen(found, f"{message.text} ({message.location.get('url', '')})")
+
+
+def _listen(found: Panel, error: str) -> None:
+    """The bundle has errors of its own, such as when an image comes late; ours name one of our files."""
+    if "/medsa-panel/" in error:
+        found.wrong.append(error)
 
 
 def _watch(found: Panel, url: str) -> None:

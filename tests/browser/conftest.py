@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from tests.browser.ohif import Viewer, launch, viewer
 from medsa.demo.orthanc import Orthanc
 from medsa.demo.server import Server
 from medsa.demo.studies import DemoStudy, abdomen, brain, stow
+
+SEEDS = count(1)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,18 @@ def new_user(browser: Browser, site: Site) -> Iterator[Callable[[], Viewer]]:
 def user(new_user: Callable[[], Viewer]) -> Viewer:
     """One user."""
     return new_user()
+
+
+@pytest.fixture
+def new_study(site: Site) -> Callable[[], DemoStudy]:
+    """Puts a small drawn CT into the store that no other test touches."""
+
+    def make() -> DemoStudy:
+        study = abdomen((96, 96, 12), seed=next(SEEDS))
+        stow(site.orthanc.dicomweb_url, study.datasets)
+        return study
+
+    return make
 
 
 def coronal_from_the_back(study: DemoStudy) -> DemoStudy:

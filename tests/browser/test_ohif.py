@@ -1,6 +1,5 @@
 """The main job in the viewer that people use: a study opened, an organ clicked, its mask on the screen."""
 
-import os
 from collections.abc import Callable
 from io import BytesIO
 
@@ -13,11 +12,10 @@ from tests.browser.ohif import AXIAL, CORONAL, TIMEOUT, Viewer, run_together
 
 from medsa.data.dicom import volume_from_datasets
 from medsa.data.seg import read_seg
-from medsa.demo.studies import DemoStudy, abdomen, stow
+from medsa.demo.studies import DemoStudy
 from medsa.evaluation import dice
 from medsa.prompts.annotator import first_click, next_click
 
-SCREENSHOT = os.environ.get("MEDSA_SCREENSHOT", "")
 SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
@@ -174,17 +172,3 @@ def test_a_mask_stored_by_the_viewer_arrives_in_the_store(user: Viewer, site: Si
     np.testing.assert_array_equal(stored == value, mask)
     datastore = httpx.get(f"{site.server.url}/datastore/", params={"output": "all"}).json()
     assert study.series_uid in str(datastore)
-
-
-@pytest.mark.skipif(not SCREENSHOT, reason="README's picture is made when MEDSA_SCREENSHOT names its file")
-def test_the_picture_for_the_readme(user: Viewer, site: Site) -> None:
-    study = abdomen((512, 512, 60))
-    stow(site.orthanc.dicomweb_url, study.datasets)
-    open_and_connect(user, study)
-    user.choose("medsa_2d", "object")
-    for organ in ("spleen", "stomach", "right kidney", "left kidney", "aorta", "liver"):
-        user.choose_label(organ)
-        user.click(deepest(study, organ, 32))
-        user.run()
-    user.page.wait_for_timeout(6000)  # until the notices are gone
-    user.page.screenshot(path=SCREENSHOT)

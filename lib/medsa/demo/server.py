@@ -62,8 +62,8 @@ class Server:
         return self._process.pid if self._process else None
 
     def viewer(self, study_uid: str = "") -> str:
-        """The address of OHIF: its list of studies, or one study in the MONAI Label mode."""
-        return f"{self.url}/ohif/" + (f"monai-label?StudyInstanceUIDs={study_uid}" if study_uid else "")
+        """The address of OHIF: its list of studies, or one study with medsa's panel."""
+        return f"{self.url}/ohif/" + (f"medsa?StudyInstanceUIDs={study_uid}" if study_uid else "")
 
     def start(self, *, timeout: float = 180, waiting: Callable[[float], None] = lambda _: None) -> Server:
         """Start and wait until /info/ answers; `waiting` is called with the seconds gone by."""

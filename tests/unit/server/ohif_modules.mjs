@@ -11,7 +11,9 @@ import { Work } from '../../../lib/medsa/server/ohif/work.mjs';
 const GRID = { sizes: [4, 3, 2], directions: [[2, 0, 0], [0, 0, -3], [0, 5, 0]], origin: [-10, 20.5, 7] };
 const LABELS = [{ name: 'liver', index: 5, color: [1, 2, 3] }, { name: 'spleen', index: 6, color: [3, 2, 1] }];
 const work = () => new Work('1.2', '1', GRID, LABELS);
-const holds = (...voxels) => index => voxels.includes(index);
+const holds = (...voxels) => ({
+  inside: index => voxels.includes(index), from: Math.floor(Math.min(...voxels) / 12), to: Math.floor(Math.max(...voxels) / 12) + 1,
+});
 const where = (found, value) => [...found.voxels.keys()].filter(index => found.voxels[index] === value);
 
 /** A random number generator with a seed, so that a failure can be seen again. */
@@ -99,7 +101,7 @@ test('labels have their own ways back, and neither takes the other along', () =>
 test('an answer that comes too late changes nothing', () => {
   const found = work(), old = found.prompt('include', [[0, 0, 0]]);
   found.prompt('include', [[1, 0, 0]]);
-  found.answer(old, 0, 2, () => true);
+  found.answer(old, 0, 2, holds(0, 23));
   assert.deepEqual(where(found, 5), []);
 });
 
@@ -123,6 +125,15 @@ test('what is kept is gone on from: corrections still take away what the open ob
   assert.ok(again.unsaved);
   again.answer(again.prompt('exclude', [[2, 0, 0]]), 0, 1, holds(0));
   assert.deepEqual(where(again, 5), [0, 20]);
+});
+
+test('labels that the server does not have survive a reload', () => {
+  const found = work(), again = work();
+  found.choose(found.add({ name: 'polyp', index: 9, color: [0, 0, 0] }));
+  found.answer(found.prompt('include', [[0, 0, 0]]), 0, 1, holds(0, 1));
+  again.restore(structuredClone(found.kept()));
+  assert.deepEqual(again.labels.map(label => label.name), ['liver', 'spleen', 'polyp']);
+  assert.equal(again.labels[2].object.prompts.length, 1);
 });
 
 test('volumes are in millilitres, and cleared labels have none', () => {

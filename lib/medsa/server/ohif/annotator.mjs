@@ -6,11 +6,11 @@ import { file } from './nrrd.mjs';
 import { Prompts } from './prompts.mjs';
 import { Runner } from './runner.mjs';
 import { Screen, gridOf, shown } from './screen.mjs';
-import { Lost, Server, WINDOW } from './server.mjs';
-import { forget, keep, kept } from './storage.mjs';
+import { Lost, Server } from './server.mjs';
+import { adopt, forget, keep, kept } from './storage.mjs';
 import { Work } from './work.mjs';
 
-const LOOK_EVERY = 400;
+const LOOK_EVERY = 400, BLANK = 50;
 const KEEP_AFTER = 800;
 
 export class Annotator extends EventTarget {
@@ -69,7 +69,13 @@ export class Annotator extends EventTarget {
   /** Follow the viewer to the series that it shows. */
   async look() {
     const found = shown(this.services);
-    if (!found) return;
+    if (!found) {
+      const loaded = this.services.displaySetService.getActiveDisplaySets().length > 0;
+      this.blank = loaded ? (this.blank ?? 0) + 1 : 0;
+      if (this.blank === BLANK) this.note('Choose a series of slices that make a volume; others are segmented in 3D Slicer or with medsa segment.');
+      return;
+    }
+    this.blank = 0;
     const series = found.displaySet.SeriesInstanceUID;
     if (series !== this.work?.series || found.volume !== this.screen?.volume) await this.open(found, series);
     await this.screen.follow();
@@ -99,8 +105,8 @@ export class Annotator extends EventTarget {
   async restore(work) {
     const left = await kept(work.series, work.grid.sizes).catch(() => null);
     if (!left) return;
-    for (const label of left.extra ?? []) if (!work.labels.some(one => one.index === label.index)) work.add(label);
     work.restore(left);
+    await adopt(work, left);
     work.labels.forEach(label => this.screen.colour(label));
     const label = work.labels.find(one => one.object.prompts.length) ?? work.labels.find(one => work.counts[one.index]);
     if (label) work.choose(label);
@@ -171,6 +177,7 @@ export class Annotator extends EventTarget {
     const { clientWidth, clientHeight } = plane.viewport.element;
     const voxel = this.screen.voxelAt(plane.viewport, [clientWidth / 2, clientHeight / 2]);
     this.cursor = this.cursor || !voxel ? null : { plane: plane.id, voxel, corner: null };
+    if (this.cursor) document.activeElement?.blur(); // Space is for the cursor, not for the button pressed last
     if (this.cursor && this.tool === 'look') this.setTool('include');
     this.prompts.draw();
   }
@@ -275,6 +282,8 @@ export class Annotator extends EventTarget {
     this.note('Saving …');
     this.tell('work');
     try {
+      const unknown = present.filter(label => !this.labelSet.some(one => one.name === label.name));
+      for (const { name } of unknown) this.labelSet.push(await this.server.addLabel(name));
       await this.server.save(work.series, await file(work.grid, work.voxels), present);
       work.saved(changed);
       if (!work.unsaved) await forget(work.series);
@@ -346,10 +355,6 @@ export class Annotator extends EventTarget {
 
   help() {
     help(this);
-  }
-
-  get window() {
-    return WINDOW;
   }
 }
 

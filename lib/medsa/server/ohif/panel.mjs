@@ -31,7 +31,7 @@ export const icon = path => {
 /** One line: what it is doing, how long that took, how slice and volume agree, which adapter answered. */
 function state(annotator) {
   const { runner } = annotator;
-  const dot = h('i.medsa-dot'), text = h('span.medsa-state-text', { role: 'status' }), said = h('p.medsa-said', { role: 'status' });
+  const dot = h('i.medsa-dot'), text = h('span.medsa-state-text'), said = h('p.medsa-said', { role: 'status' });
   const show = () => {
     const { state } = runner, word = state.lost ? 'lost' : state.busy ? 'busy' : 'ready';
     dot.className = `medsa-dot medsa-${word}`;

@@ -80,7 +80,8 @@ export class Runner extends EventTarget {
     const ms = performance.now() - since;
     this.set({ [what]: ms, adapter: answer.params.options?.adapter ?? '', problem: answer.params.warnings?.[0] ?? '', lost: false });
     const start = first * work.slice, end = start + mask.data.length;
-    return index => index >= start && index < end && mask.data[index - start] > 0;
+    const inside = index => index >= start && index < end && mask.data[index - start] > 0;
+    return { inside, from: first, to: first + mask.sizes[2] };
   }
 
   /** Ask how many slices are done until the answer is there. */

@@ -69,10 +69,12 @@ export class Screen {
 
   /** Cornerstone knows a label that has come since, its colour and whether it is seen. */
   colour(label, where = this.planes()) {
-    const { segmentationService } = this.services;
+    const { segmentationService } = this.services, { state } = cornerstoneTools.segmentation;
     const { segments } = segmentationService.getSegmentation(this.segmentation);
     segments[label.index] ??= segment(label);
     for (const plane of where) {
+      for (const shown of state.getSegmentationRepresentations(plane.id, { segmentationId: this.segmentation }))
+        shown.segments[label.index] ??= { visible: true };
       segmentationService.setSegmentColor(plane.id, this.segmentation, label.index, [...label.color, 255]);
       segmentationService.setSegmentVisibility(plane.id, this.segmentation, label.index, label.visible, LABELMAP);
     }

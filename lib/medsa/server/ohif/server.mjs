@@ -79,7 +79,7 @@ export class Server {
     const body = new FormData();
     body.set('label', file, 'label.nrrd');
     body.set('params', JSON.stringify({
-      label_info: labels.map(({ name, index }) => ({ name, idx: index })), model: 'medsa in OHIF', client_id: WINDOW,
+      label_info: labels.map(({ name, index }) => ({ name, idx: index })), model: 'in OHIF', client_id: WINDOW,
     }));
     return this.json(`datastore/label?image=${series}&tag=final`, { method: 'PUT', body });
   }

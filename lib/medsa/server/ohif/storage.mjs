@@ -21,17 +21,23 @@ async function store(mode) {
 
 /** Keep the unsaved work on a series. */
 export async function keep(work) {
-  const { voxels, objects } = work.kept(), { series, grid: { sizes }, changed } = work;
-  const entry = { series, window: WINDOW, sizes, objects, changed, when: Date.now(), voxels: await zipped(voxels) };
+  const { voxels, objects, labels } = work.kept(), { series, grid: { sizes } } = work;
+  const entry = { series, window: WINDOW, sizes, objects, labels, when: Date.now(), voxels: await zipped(voxels) };
   await finished((await store('readwrite')).put(entry));
 }
 
 /** There is nothing unsaved any more. */
-export async function forget(series) {
-  await finished((await store('readwrite')).delete([series, WINDOW]));
+export async function forget(series, window = WINDOW) {
+  await finished((await store('readwrite')).delete([series, window]));
 }
 
-/** {voxels, objects, when} that this window left, or one that is closed; null when there is none. */
+/** What was `left` is this window's from now on. */
+export async function adopt(work, left) {
+  await keep(work);
+  if (left.window !== WINDOW) await forget(work.series, left.window);
+}
+
+/** {voxels, objects, labels, when} that this window left, or one that is closed; null when there is none. */
 export async function kept(series, sizes) {
   const all = await finished((await store('readonly')).getAll(IDBKeyRange.bound([series, ''], [series, '\uffff'])));
   const locks = await navigator.locks?.query();
@@ -39,6 +45,5 @@ export async function kept(series, sizes) {
   const mine = all.filter(one => one.window === WINDOW || !open.has(HOLD(one.window)));
   const newest = mine.sort((a, b) => b.when - a.when)[0];
   if (!newest || String(newest.sizes) !== String(sizes)) return null;
-  if (newest.window !== WINDOW) await finished((await store('readwrite')).delete([series, newest.window]));
   return { ...newest, voxels: await unzipped(newest.voxels) };
 }

@@ -2,7 +2,7 @@
 
 const NEEDED = {
   'cornerstone': ['getEnabledElements', 'cache.getVolume', 'cache.getImage', 'eventTarget', 'Enums.Events'],
-  'cornerstoneTools': ['segmentation.triggerSegmentationEvents.triggerSegmentationDataModified', 'Enums.Events'],
+  'cornerstoneTools': ['segmentation.triggerSegmentationEvents.triggerSegmentationDataModified', 'segmentation.state.getSegmentationRepresentations', 'Enums.Events'],
 };
 const SERVICES = {
   segmentationService: ['createLabelmapForDisplaySet', 'addSegmentationRepresentation', 'setSegmentColor', 'setSegmentVisibility', 'getSegmentation'],

@@ -6,6 +6,9 @@ import { NOTHING, dice, joined, make, painted, underneath } from './voxels.mjs';
 
 const MOST_STEPS = 100;
 
+/** No object at all. */
+const NOWHERE = { inside: () => false, from: Infinity, to: -Infinity };
+
 const next = object => ({ number: object.number + 1, prompts: [] });
 
 export class Work extends EventTarget {
@@ -70,8 +73,8 @@ export class Work extends EventTarget {
     const prompts = label.object.prompts.filter(one => one !== prompt);
     const step = this.step(label, { ...label.object, prompts });
     const rest = prompts.filter(one => one.kind !== 'exclude');
-    if (!rest.length) this.answer(step, 0, this.grid.sizes[2], () => false);
-    else if (!rest.some(one => one.k === prompt.k)) this.answer(step, prompt.k, prompt.k + 1, () => false);
+    if (!rest.length) this.answer(step, 0, this.grid.sizes[2], NOWHERE);
+    else if (!rest.some(one => one.k === prompt.k)) this.answer(step, prompt.k, prompt.k + 1, NOWHERE);
     return step;
   }
 
@@ -104,13 +107,16 @@ export class Work extends EventTarget {
     return step.label.done.at(-1) === step;
   }
 
-  /** What the model says of slices [from, to): `mask(index)` is true on the object. */
+  /** What the model says of slices [from, to). `mask`: {inside(index), from, to}, the object and its slices. */
   answer(step, from, to, mask) {
     if (!this.isNewest(step)) return;
-    const { label } = step, first = from * this.slice, last = to * this.slice;
-    const steps = label.done.filter(one => one.of === step.of).map(one => one.change);
+    const { label } = step, steps = label.done.filter(one => one.of === step.of).map(one => one.change);
+    const touched = steps.filter(({ at }) => at.length).flatMap(({ at }) => [at[0], at.at(-1) + 1]);
+    const slices = [...touched.map((at, n) => (n % 2 ? Math.ceil : Math.floor)(at / this.slice)), mask.from, mask.to];
+    const first = Math.max(from, Math.min(...slices)) * this.slice, last = Math.min(to, Math.max(...slices)) * this.slice;
+    if (first >= last) return;
     const under = underneath(this.voxels, steps, first, last);
-    this.make(step, painted(this.voxels, under, first, last, mask, label.index, this.overwrite));
+    this.make(step, painted(this.voxels, under, first, last, mask.inside, label.index, this.overwrite));
   }
 
   make(step, change) {
@@ -120,9 +126,9 @@ export class Work extends EventTarget {
     this.tellVoxels(change);
   }
 
-  /** Part of the voxels in which two masks of a slice agree (Dice). */
+  /** How well two masks agree on a slice (Dice). */
   agreement(k, a, b) {
-    return dice(a, b, k * this.slice, (k + 1) * this.slice);
+    return dice(a.inside, b.inside, k * this.slice, (k + 1) * this.slice);
   }
 
   undo(label = this.active) {
@@ -158,7 +164,8 @@ export class Work extends EventTarget {
   }
 
   /** Go on from what `kept()` gave: of the steps that led there, one is left for each open object. */
-  restore({ voxels, objects }) {
+  restore({ voxels, objects, labels }) {
+    labels.filter(one => !this.labels.some(mine => mine.index === one.index)).forEach(label => this.add(label));
     this.voxels.set(voxels);
     this.counts.fill(0);
     for (const value of voxels) this.counts[value] += 1;
@@ -178,7 +185,8 @@ export class Work extends EventTarget {
     const open = this.labels.filter(label => label.object.prompts.length);
     const object = ({ object: { number, prompts }, done }) =>
       ({ prompts, change: done.filter(step => step.of === number).map(step => step.change).reduce(joined, NOTHING) });
-    return { voxels: this.voxels, objects: Object.fromEntries(open.map(label => [label.name, object(label)])) };
+    const labels = this.labels.map(({ name, index, color }) => ({ name, index, color }));
+    return { voxels: this.voxels, labels, objects: Object.fromEntries(open.map(label => [label.name, object(label)])) };
   }
 
   touch() {
