@@ -1,7 +1,8 @@
 """The runtime: encode once, click many; slices, volumes, sessions."""
 
 from medsa.segmenter.cache import ContentCache
-from medsa.segmenter.runtime import Result, Segmenter
+from medsa.segmenter.request import Result
+from medsa.segmenter.runtime import Segmenter
 from medsa.segmenter.served import ServedModels
 from medsa.segmenter.session import Session, Sessions
 

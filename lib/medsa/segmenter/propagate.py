@@ -1,84 +1,67 @@
-"""Follow-through: from the slices a user prompted outwards through the volume, until the object ends."""
+"""Propagation: from the slices a user spoke about outwards through the volume, until the object ends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from medsa.errors import CancelledError
 
 Answer = TypeVar("Answer")
 
-CONTRAST = 25.0
-"""Least difference (of 0..255) between an object and what is around it by which its end can be told."""
-
-
-@dataclass(frozen=True)
-class Tones:
-    """Mean values (C,) of an object's pixels on a slice, and of a ring around it."""
-
-    inside: NDArray[np.float64]
-    outside: NDArray[np.float64]
-
-
-def tones_of(mask: NDArray[np.bool_], pixels: NDArray[np.float32]) -> Tones | None:
-    """The tones of a mask (h, w) on pixels (C, h, w), alike scaled on all slices; None without both sides."""
-    ring = ndimage.binary_dilation(mask, iterations=max(2, len(mask) // 32)) & ~mask
-    if not mask.any() or not ring.any():
-        return None
-    inside, outside = (pixels[:, part].mean(axis=1, dtype=np.float64) for part in (mask, ring))
-    return Tones(inside, outside)
-
-
-def same_object(here: Tones | None, beside: Tones | None) -> bool:
-    """False when a mask looks more like what is around its neighbour than like the neighbour itself."""
-    if here is None or beside is None:
-        return True
-    contrast = np.linalg.norm(beside.inside - beside.outside)
-    to_object, to_ring = (np.linalg.norm(here.inside - tone) for tone in (beside.inside, beside.outside))
-    return bool(contrast < CONTRAST or to_object <= to_ring)
-
 
 def follow_through(
     anchors: Mapping[int, Answer],
     bounds: tuple[int, int],
-    step: Callable[[int, Answer], Answer | None],
+    step: Callable[[int, int, Answer], Answer | None],
+    blend: Callable[[Answer, Answer, float], Answer],
     *,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[int, Answer]:
     """The answers of all slices the object reaches, by slice.
 
-    `anchors` are the answers of the prompted slices, `bounds` the first and last slice to enter. `step(k,
-    neighbour)` answers slice k from the answer of the slice beside it, None where the object has ended. From
-    every anchor one front goes up and one down, in turns, so that two anchors meet halfway and where one side
-    ends the other goes on. `progress(done, most)` is told after every slice. Raises `CancelledError` as soon
-    as `cancelled()`.
+    `anchors` are the answers of the slices to start from, `bounds` the first and last slice to enter. From
+    every anchor the object is followed both ways, as far as the next anchor: `step(k, beside, neighbour)`
+    answers slice k from the answer of slice `beside`, None where the object is not seen. It has ended when it
+    is not seen on two slices in a row, or on the last one; a single slice that does not show it is blended of
+    those on both sides. Between two anchors both ways are mixed: `blend(one, other, part)` with `part` (0..1)
+    of the other, the nearer anchor weighing more; where only one way gets to, it answers alone.
+    `progress(done, most)` is told after every slice. Raises `CancelledError` as soon as `cancelled()`.
     """
-    low, high = bounds
-    found = dict(anchors)
-    fronts = [(k, way) for k in sorted(anchors) for way in (-1, 1)]
-    while fronts:
-        alive = []
-        for k, way in fronts:
-            beside = k + way
-            if not low <= beside <= high or beside in found:
-                continue
-            stop_if(cancelled)
-            answer = step(beside, found[k])
-            if answer is None:
-                continue
-            found[beside] = answer
-            alive.append((beside, way))
-            if progress is not None:
-                progress(len(found), high - low + 1)
-        fronts = alive
-    return dict(sorted(found.items()))
+    known = sorted(anchors)
+    entered = set(known)
+
+    def towards(k: int, last: int) -> dict[int, Answer]:
+        """From anchor k as far as slice `last` at most; anchor included."""
+        way = 1 if last >= k else -1
+        found, at = {k: anchors[k]}, k
+        while at != last:
+            for reached in (at + way, at + 2 * way):
+                if (reached - last) * way > 0:
+                    return found
+                stop_if(cancelled)
+                answer = step(reached, at, found[at])
+                entered.add(reached)
+                if progress is not None:
+                    progress(len(entered), bounds[1] - bounds[0] + 1)
+                if answer is not None:
+                    break
+            else:
+                return found
+            if reached != at + way:
+                found[at + way] = blend(found[at], answer, 0.5)
+            found[reached], at = answer, reached
+        return found
+
+    found = {**towards(known[0], bounds[0]), **towards(known[-1], bounds[1])}
+    for below, above in pairwise(known):
+        up, down = towards(below, above - 1), towards(above, below + 1)
+        found |= down | up
+        for k in (up.keys() & down.keys()) - {below, above}:
+            found[k] = blend(up[k], down[k], (k - below) / (above - below))
+    return dict(sorted({**found, **anchors}.items()))
 
 
 def stop_if(cancelled: Callable[[], bool] | None) -> None:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from medsa.data.model_input import Frame
 from medsa.sam import Promptable
 from medsa.sam.accelerate import Compiled, compile_module
+from medsa.segmenter.session import Point
 
 Boxes = NDArray[np.float64]
 Masks = NDArray[np.bool_]
@@ -84,7 +85,7 @@ def best_of_proposals(
     coarse: CoarseDecoder,
     embedding: Tensor,
     picture: Tensor,
-    click: tuple[float, float],
+    click: Point,
     frame: Frame,
 ) -> tuple[Tensor, float]:
     """Logits (h, w) and predicted IoU of the object that a single click at (x, y) model pixels means.
@@ -97,13 +98,13 @@ def best_of_proposals(
     return logits[0, 0].cpu(), float(scores[0, 0])
 
 
-def squares_around(click: tuple[float, float], frame: Frame) -> Boxes:
+def squares_around(click: Point, frame: Frame) -> Boxes:
     """(N, 4) squares of several sizes around a click, clipped to the slice; model pixels."""
     half = SIDES[:, None] * frame.size / 2
     return clip_boxes(np.concatenate([np.array(click) - half, np.array(click) + half], axis=1), frame)
 
 
-def boxes_of_colour(picture: Tensor, click: tuple[float, float], frame: Frame) -> Boxes:
+def boxes_of_colour(picture: Tensor, click: Point, frame: Frame) -> Boxes:
     """(N, 4) boxes of the connected regions around a click whose colour is like the click's.
 
     The region grows with the tolerance; it is taken where it is about to leak, that is before the greatest
@@ -139,9 +140,7 @@ def boxes_of_colour(picture: Tensor, click: tuple[float, float], frame: Frame) -
     return np.stack([mask_box(_without_threads(regions[index], x, y), cell, frame) for index in kept])
 
 
-def quality(
-    masks: Candidates, picture: Tensor, click: tuple[float, float], frame: Frame
-) -> NDArray[np.float64]:
+def quality(masks: Candidates, picture: Tensor, click: Point, frame: Frame) -> NDArray[np.float64]:
     """(N,) how good each mask looks, the higher the better; weights fitted on a dozen public sets.
 
     What counts: predicted IoU, stability under the threshold, contrast of the colours on both sides of the

@@ -9,15 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
+Point = tuple[float, ...]
+Box = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,32 @@ class State:
         """(h, w), where the object is more likely than not."""
         return (self.logits > 0).numpy()
 
+    def agreement(self, other: State) -> float:
+        """Dice of the two masks; 1 when both are empty."""
+        here, there = self.mask, other.mask
+        total = int(here.sum() + there.sum())
+        return 2 * int((here & there).sum()) / total if total else 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to the prompts of a volume: `states` by slice.
+
+    `anchors` are the slices from which the object was followed, `settled` those and the ones that were
+    corrected since: what a user has spoken about.
+    """
+
+    states: Mapping[int, State]
+    anchors: frozenset[int]
+    settled: frozenset[int]
+
 
 class Session:
-    """States of one user's label on one image, newest last, at most `max_states` of them."""
+    """States of one user's label on one image, newest last, at most `max_states` of them; so for volumes."""
 
-    def __init__(self, max_states: int = 32) -> None:
-        self.max_states = max_states
+    def __init__(self, max_states: int = 32, max_volumes: int = 8) -> None:
+        self.max_states, self.max_volumes = max_states, max_volumes
+        self._volumes: OrderedDict[tuple[Hashable, SlicePrompt], Answer] = OrderedDict()
         self._states: OrderedDict[tuple[Hashable, SlicePrompt], State] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -83,6 +103,23 @@ class Session:
                 return None
             best = max(known, key=len)
             return best, self._states[slice_key, best]
+
+    def remember_volume(self, key: Hashable, prompt: SlicePrompt, answer: Answer) -> None:
+        """Keep the answer to all prompts of a volume, points (i, j, k)."""
+        with self._lock:
+            self._volumes[key, prompt] = answer
+            self._volumes.move_to_end((key, prompt))
+            while len(self._volumes) > self.max_volumes:
+                self._volumes.popitem(last=False)
+
+    def recall_volume(self, key: Hashable, prompt: SlicePrompt) -> tuple[SlicePrompt, Answer] | None:
+        """The remembered prompts that `prompt` extends furthest (or itself), and their answer, or None."""
+        with self._lock:
+            known = [p for at, p in self._volumes if at == key and prompt.extends(p)]
+            if not known:
+                return None
+            best = max(known, key=len)
+            return best, self._volumes[key, best]
 
     def undo(self) -> SlicePrompt | None:
         """Forget the newest answer; the prompts of the one before it on the same slice, or None."""

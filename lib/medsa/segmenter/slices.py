@@ -13,11 +13,8 @@ from torch import Tensor
 from medsa.data.model_input import Frame
 from medsa.sam import Promptable
 from medsa.segmenter.corrections import cell_of, correct
-from medsa.segmenter.proposals import CoarseDecoder, best_of_proposals, clip_boxes, mask_box
+from medsa.segmenter.proposals import CoarseDecoder, best_of_proposals, clip_boxes
 from medsa.segmenter.session import SlicePrompt, State
-
-MARGIN = 0.05
-"""How much wider than a neighbour's mask the box is that looks for the object on the next slice."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,6 @@ class SliceDecoder:
             logits = keep_parts(logits, clicked)
         return State(logits.half(), score)
 
-    def follow(self, encoded: Encoded, frame: Frame, prompt: SlicePrompt, neighbour: State) -> State:
-        """The mask of the object whose mask on the slice beside this one is `neighbour`, not empty."""
-        mask = neighbour.mask
-        logits, score = self._from_box(encoded, mask_box(mask, frame.size / len(mask), frame, MARGIN)[None])
-        logits = correct(logits, encoded.picture, prompt, frame)
-        return State(keep_parts(logits, mask).half(), score)
-
     def _from_box(self, encoded: Encoded, box: NDArray[np.float64]) -> tuple[Tensor, float]:
         logits, scores = self.sam.decode(encoded.embedding, boxes=self._tensor(box))
         return logits[0, 0].cpu(), float(scores[0, 0])
@@ -94,13 +84,6 @@ class SliceDecoder:
 
     def _tensor(self, values: NDArray[np.floating]) -> Tensor:
         return torch.from_numpy(values).to(self.sam.dense_pe)
-
-
-def goes_on(state: State, neighbour: State) -> bool:
-    """Whether `state` still shows the object of the slice beside it."""
-    here, there = state.mask, neighbour.mask
-    shared = (here & there).sum()
-    return bool(state.score > 0.5 and 2 * shared > 0.4 * (here.sum() + there.sum()))
 
 
 def keep_parts(logits: Tensor, seed: NDArray[np.bool_]) -> Tensor:

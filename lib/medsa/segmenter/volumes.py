@@ -1,0 +1,195 @@
+"""One object through a volume: what a user says about some slices becomes a mask on all that hold it.
+
+The slices that the first prompts lie on are anchors, answered as slices are; from them the object is followed
+by memory. Every further click corrects what was found, on its slice and around it, and settles its slice:
+nothing that is computed later changes a slice that the user has spoken about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsa.segmenter.corrections import cell_of
+from medsa.segmenter.memory import Known, carry_over, look_of, share_of, sureness
+from medsa.segmenter.propagate import follow_through, stop_if
+from medsa.segmenter.request import Request
+from medsa.segmenter.session import Answer, SlicePrompt, State
+from medsa.segmenter.slices import keep_parts
+from medsa.segmenter.space import Spot, spread
+from medsa.segmenter.tones import Tones, same_object, tones_of
+
+SURE = 0.56
+"""Mean share (0.5..1) of what is carried to a slice, below which the object has ended there."""
+MOST = 8.0
+"""Logits are cut to plus and minus this where two answers are mixed."""
+
+
+class Following:
+    """A request on its way through its volume."""
+
+    def __init__(
+        self,
+        request: Request,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        self.request = request
+        self.progress, self.cancelled = progress, cancelled
+
+    def answer(self, before: tuple[SlicePrompt, Answer] | None = None) -> Answer:
+        """The answer to all prompts; `before` are fewer of them, and what was answered to those."""
+        clicks = clicks_of(self.request)
+        said, answer = before or (SlicePrompt(), Answer({}, self._starts(), frozenset()))
+        if before is None or (
+            answer.settled == answer.anchors and fresh_slices(clicks, said) <= answer.anchors
+        ):
+            anchors = {k: self._asked(k) for k in sorted(answer.anchors)}
+            states = self._followed(anchors, self._bounds(anchors))
+            answer = Answer(states, answer.anchors, answer.anchors)
+            said = SlicePrompt(_on(clicks.foreground, anchors), _on(clicks.background, anchors))
+        for k in sorted(fresh_slices(clicks, said)):
+            stop_if(self.cancelled)
+            answer = self._corrected(answer, k, said)
+        return answer
+
+    def _starts(self) -> frozenset[int]:
+        """The slices to start from: those with a click, that of a flat box, or the middle of a box."""
+        prompt, depth = self.request.prompt, self.request.volume.shape[2]
+        starts = {int(k) for k in np.rint(prompt.foreground[:, 2])}
+        if prompt.box is not None and (not starts or not self.request.bounded):
+            starts.add(int(np.rint(prompt.box[:, 2].clip(0, depth - 1).mean())))
+        return frozenset(starts)
+
+    def _asked(self, k: int) -> State:
+        """The mask of slice k's own prompts."""
+        stop_if(self.cancelled)
+        return self._bounded(self.request.answer(k))
+
+    def _followed(self, anchors: Mapping[int, State], bounds: tuple[int, int]) -> dict[int, State]:
+        return follow_through(
+            anchors, bounds, self._step, mixed, progress=self.progress, cancelled=self.cancelled
+        )
+
+    def _bounds(self, anchors: Iterable[int]) -> tuple[int, int]:
+        """First and last slice that the object may reach: those of a box in space, else all."""
+        last, box = self.request.volume.shape[2] - 1, self.request.prompt.box
+        if box is None or not self.request.bounded:
+            return 0, last
+        low, high = np.rint(box[:, 2]).clip(0, last).astype(int)
+        return min(int(low), *anchors), max(int(high), *anchors)
+
+    def _step(self, k: int, beside: int, neighbour: State) -> State | None:
+        """The object on slice k, as it is remembered from the slice beside; None where it is not seen."""
+        if not neighbour.mask.any():
+            return None
+        here, there = (look_of(self.request.encoded(at)[1]) for at in (k, beside))
+        memory = [Known(there, share_of(neighbour, there.shape[-1]))]
+        logits = keep_parts(carry_over(here, memory, neighbour.logits.shape[-1]), neighbour.mask)
+        sure = sureness(logits)
+        state = self._bounded(State(logits.half(), sure))
+        alike = same_object(self._tones(k, state), self._tones(beside, neighbour))
+        return state if sure >= SURE and alike else None
+
+    def _tones(self, k: int, state: State) -> Tones | None:
+        return tones_of(state.mask, self.request.pixels(k, len(state.mask)))
+
+    def _corrected(self, answer: Answer, k: int, said: SlicePrompt) -> Answer:
+        """The answer when the clicks on slice k have their way; those `said` before have had it."""
+        if k not in answer.states:
+            return self._continued(answer, k) if self.request.on_slice(k).foreground else answer
+        states = dict(answer.states)
+        side = states[k].logits.shape[-1]
+        for spot in self._spots(side):
+            if spot.k == k and spot.at not in said.foreground + said.background:
+                states |= self._moved(states, spot, answer.settled - {k}, side)
+        return replace(answer, states=dict(sorted(states.items())), settled=answer.settled | {k})
+
+    def _moved(
+        self, states: Mapping[int, State], spot: Spot, settled: Collection[int], side: int
+    ) -> dict[int, State]:
+        """The states that a click contradicting them changes."""
+        request = self.request
+        logits = {m: state.logits.float().numpy() for m, state in states.items()}
+        others = [other for other in self._spots(side) if other.positive != spot.positive]
+        changed = spread(
+            logits,
+            lambda m: request.pixels(m, side) / 255,
+            spot,
+            others,
+            request.millimetres(side),
+            depth=request.volume.shape[2],
+            fixed=settled,
+        )
+        low, high = self._bounds(states)
+        return {
+            m: self._bounded(State(torch.from_numpy(values).half(), states.get(m, states[spot.k]).score))
+            for m, values in changed.items()
+            if low <= m <= high
+        }
+
+    def _continued(self, answer: Answer, k: int) -> Answer:
+        """The answer when the object is on slice k too, where it had not been found: followed from there."""
+        low, high = self._bounds([k])
+        low = max([low, *(m + 1 for m in answer.states if m < k)])
+        high = min([high, *(m - 1 for m in answer.states if m > k)])
+        states = {**answer.states, **self._followed({k: self._asked(k)}, (low, high))}
+        return replace(answer, states=dict(sorted(states.items())), settled=answer.settled | {k})
+
+    def _spots(self, side: int) -> list[Spot]:
+        """All clicks, in cells of a mask of `side`."""
+        frame, prompt = self.request.frame, self.request.prompt
+        spots = []
+        for points, whole, positive in (
+            (prompt.foreground, clicks_of(self.request).foreground, True),
+            (prompt.background, clicks_of(self.request).background, False),
+        ):
+            for point, at in zip(frame.points_to_model(points[:, :2]), whole, strict=True):
+                row, column = cell_of(tuple(point), side, frame)
+                spots.append(Spot(int(at[2]), row, column, positive, at))
+        return spots
+
+    def _bounded(self, state: State) -> State:
+        """`state` without what lies outside a box in space."""
+        box = self.request.prompt.box
+        if box is None or not self.request.bounded:
+            return state
+        frame, side = self.request.frame, state.logits.shape[-1]
+        x0, y0, x1, y1 = frame.boxes_to_model(box[:, :2].reshape(4))
+        centres = (np.arange(side) + 0.5) * frame.size / side - 0.5
+        rows, columns = ((low - 1 < centres) & (centres < high + 1) for low, high in ((y0, y1), (x0, x1)))
+        inside = torch.from_numpy(np.outer(rows, columns))
+        return replace(state, logits=torch.where(inside, state.logits, -state.logits.abs()))
+
+
+def clicks_of(request: Request) -> SlicePrompt:
+    """All prompts of a request, in voxels of the volume, points (i, j, k) with k rounded."""
+
+    def points(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+        return tuple((float(i), float(j), float(np.rint(k))) for i, j, k in values)
+
+    box = request.prompt.box
+    corners = None if box is None else tuple(map(float, box.reshape(6)))
+    return SlicePrompt(points(request.prompt.foreground), points(request.prompt.background), corners)
+
+
+def mixed(one: State, other: State, part: float) -> State:
+    """Two answers to one slice in one, `part` (0..1) of it the other; less sure the less they agree."""
+    here, there = (state.logits.float().clamp(-MOST, MOST) for state in (one, other))
+    logits = (1 - part) * here + part * there
+    score = (1 - part) * one.score + part * other.score
+    return State(logits.half(), score * one.agreement(other))
+
+
+def fresh_slices(now: SlicePrompt, said: SlicePrompt) -> set[int]:
+    """The slices of the points that were not among those `said`."""
+    then = said.foreground + said.background
+    return {int(point[2]) for point in now.foreground + now.background if point not in then}
+
+
+def _on(points: Iterable[tuple[float, ...]], slices: Collection[int]) -> tuple[tuple[float, ...], ...]:
+    return tuple(point for point in points if int(point[2]) in slices)

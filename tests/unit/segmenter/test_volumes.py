@@ -1,0 +1,103 @@
+"""A volume under several clicks: what is settled stays, what is cancelled leaves nothing, order is none."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medsa.data.volume import Volume
+from medsa.errors import CancelledError
+from medsa.prompts.prompt import Prompt
+from medsa.sam import build_sam
+from medsa.segmenter import Segmenter, Session
+
+SHAPE = (32, 28, 7)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter(build_sam("lite_medsam", image_size=64))
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    voxels = np.random.default_rng(0).normal(60, 5, SHAPE)
+    voxels[8:24, 7:21, 1:6] += 120
+    return Volume(np.asfortranarray(voxels.astype(np.int16)), np.diag([1.0, 1.0, 2.0, 1.0]), "MR")
+
+
+FIRST = [16, 14, 3]
+points = st.tuples(st.integers(0, 31), st.integers(0, 27), st.integers(0, 6)).map(list)
+
+
+def ask(segmenter, volume, foreground, background=(), session=None, **more) -> np.ndarray:
+    prompt = Prompt(foreground=foreground, background=list(background))
+    return segmenter.segment_volume(volume, prompt, window="0,255", session=session, **more).mask != 0
+
+
+@settings(deadline=None, max_examples=8)
+@given(clicks=st.lists(st.tuples(points, st.booleans()), min_size=1, max_size=4))
+def test_a_click_on_another_slice_never_changes_one_that_was_spoken_about(segmenter, volume, clicks) -> None:
+    session, settled = Session(), {3}
+    said: dict[bool, list[list[int]]] = {True: [FIRST], False: []}
+    before = ask(segmenter, volume, [FIRST], session=session)
+    for point, positive in clicks:
+        if point in said[not positive] or point[2] == 3:
+            continue
+        said[positive].append(point)
+        after = ask(segmenter, volume, said[True], said[False], session)
+        others = sorted(settled - {point[2]})
+        assert (after[:, :, others] == before[:, :, others]).all()
+        assert after[tuple(point)] == positive
+        if before[:, :, point[2]].any() or positive:
+            settled.add(point[2])
+        before = after
+
+
+def test_the_same_prompts_and_fewer_of_them_give_the_earlier_answers_back(segmenter, volume) -> None:
+    session = Session()
+    first = ask(segmenter, volume, [FIRST], session=session)
+    second = ask(segmenter, volume, [FIRST, [4, 4, 5]], session=session)
+    assert (second != first).any()
+    assert (ask(segmenter, volume, [FIRST, [4, 4, 5]], session=session) == second).all()
+    assert (ask(segmenter, volume, [FIRST], session=session) == first).all()
+
+
+def test_a_cancelled_correction_leaves_what_was_there(segmenter, volume) -> None:
+    session = Session()
+    first = ask(segmenter, volume, [FIRST], session=session)
+    with pytest.raises(CancelledError):
+        ask(segmenter, volume, [FIRST, [4, 4, 5]], session=session, cancelled=lambda: True)
+    assert (ask(segmenter, volume, [FIRST], session=session) == first).all()
+    alone = Session()
+    ask(segmenter, volume, [FIRST], session=alone)
+    expected = ask(segmenter, volume, [FIRST, [4, 4, 5]], session=alone)
+    assert (ask(segmenter, volume, [FIRST, [4, 4, 5]], session=session) == expected).all()
+
+
+def test_the_order_of_slices_does_not_matter(segmenter, volume) -> None:
+    turned = volume.affine.copy()
+    turned[:3, 2] *= -1
+    turned[:3, 3] += volume.affine[:3, 2] * (SHAPE[2] - 1)
+    reversed_volume = Volume(np.asfortranarray(volume.voxels[:, :, ::-1]), turned, "MR")
+    one, other = Session(), Session()
+    for foreground, background in (([FIRST], []), ([FIRST, [12, 9, 5]], []), ([FIRST], [[9, 9, 2]])):
+        here = ask(segmenter, volume, foreground, background, one)
+        there = ask(
+            segmenter,
+            reversed_volume,
+            [[i, j, 6 - k] for i, j, k in foreground],
+            [[i, j, 6 - k] for i, j, k in background],
+            other,
+        )
+        assert (here == there[:, :, ::-1]).mean() > 0.999
+
+
+def test_nothing_lies_outside_a_box_in_space(segmenter, volume) -> None:
+    box = Prompt(box=[[10, 9, 2], [22, 19, 5]])
+    mask = segmenter.segment_volume(volume, box, window="0,255").mask
+    assert mask.any()
+    mask[10:23, 9:20, 2:6] = 0
+    assert not mask.any()
