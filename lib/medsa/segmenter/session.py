@@ -73,10 +73,13 @@ class Answer:
 
 
 class Session:
-    """States of one user's label on one image, newest last, at most `max_states` of them; so for volumes."""
+    """States of one user's label on one image, newest last: so many of slices, so many bytes of volumes.
 
-    def __init__(self, max_states: int = 32, max_volumes: int = 8) -> None:
-        self.max_states, self.max_volumes = max_states, max_volumes
+    The newest answer to a volume is kept however large it is.
+    """
+
+    def __init__(self, max_states: int = 32, max_volume_bytes: int = 32 * 2**20) -> None:
+        self.max_states, self.max_volume_bytes = max_states, max_volume_bytes
         self._volumes: OrderedDict[tuple[Hashable, SlicePrompt], Answer] = OrderedDict()
         self._states: OrderedDict[tuple[Hashable, SlicePrompt], State] = OrderedDict()
         self._lock = threading.Lock()
@@ -85,7 +88,12 @@ class Session:
     def nbytes(self) -> int:
         """Bytes of the remembered logits."""
         with self._lock:
-            return sum(state.logits.nbytes for state in self._states.values())
+            return sum(state.logits.nbytes for state in self._states.values()) + self._volume_bytes()
+
+    def _volume_bytes(self) -> int:
+        """Bytes of the logits of volumes; those that several answers share count once."""
+        states = {id(state): state for answer in self._volumes.values() for state in answer.states.values()}
+        return sum(state.logits.nbytes for state in states.values())
 
     def remember(self, slice_key: Hashable, prompt: SlicePrompt, state: State) -> None:
         """Keep the answer to `prompt` on the slice whose embedding has `slice_key`."""
@@ -109,7 +117,7 @@ class Session:
         with self._lock:
             self._volumes[key, prompt] = answer
             self._volumes.move_to_end((key, prompt))
-            while len(self._volumes) > self.max_volumes:
+            while len(self._volumes) > 1 and self._volume_bytes() > self.max_volume_bytes:
                 self._volumes.popitem(last=False)
 
     def recall_volume(self, key: Hashable, prompt: SlicePrompt) -> tuple[SlicePrompt, Answer] | None:

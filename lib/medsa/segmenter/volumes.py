@@ -92,8 +92,9 @@ class Following:
         logits = keep_parts(carry_over(here, memory, neighbour.logits.shape[-1]), neighbour.mask)
         sure = sureness(logits)
         state = self._bounded(State(logits.half(), sure))
-        alike = same_object(self._tones(k, state), self._tones(beside, neighbour))
-        return state if sure >= SURE and alike else None
+        if sure < SURE or not state.mask.any():
+            return None
+        return state if same_object(self._tones(k, state), self._tones(beside, neighbour)) else None
 
     def _tones(self, k: int, state: State) -> Tones | None:
         return tones_of(state.mask, self.request.pixels(k, len(state.mask)))

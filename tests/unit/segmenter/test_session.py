@@ -5,7 +5,7 @@ import threading
 import torch
 
 from medsa.segmenter import Session, Sessions
-from medsa.segmenter.session import SlicePrompt, State
+from medsa.segmenter.session import Answer, SlicePrompt, State
 from medsa.segmenter.turns import Turns
 
 A, B, C = (1.0, 1.0), (2.0, 2.0), (3.0, 3.0)
@@ -57,6 +57,21 @@ def test_a_session_holds_so_many_states_and_no_more() -> None:
         session.remember("slice", prompt, state(number))
     assert session.recall("slice", ONE) is None
     assert session.nbytes == 2 * 32
+
+
+def test_answers_to_volumes_are_bounded_in_bytes_and_what_they_share_counts_once() -> None:
+    session, shared = Session(max_volume_bytes=3 * 32), state(0)
+    first, second, third = (
+        Answer({0: shared, 1: state(n)}, frozenset({0}), frozenset({0})) for n in range(3)
+    )
+    session.remember_volume("volume", ONE, first)
+    session.remember_volume("volume", TWO, second)
+    assert session.nbytes == 3 * 32
+    assert session.recall_volume("volume", ONE) == (ONE, first)
+    session.remember_volume("volume", THREE, third)
+    assert session.recall_volume("volume", ONE) is None
+    assert session.recall_volume("volume", THREE) == (THREE, third)
+    assert session.recall_volume("other", THREE) is None
 
 
 def test_users_images_and_labels_have_sessions_of_their_own() -> None:
