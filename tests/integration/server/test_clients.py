@@ -1,6 +1,7 @@
 """The requests of OHIF, 3D Slicer and MONAI Label's own client, as they send them, to a real server."""
 
 import json
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -195,8 +196,19 @@ def test_the_mask_as_dicom_seg(viewer, demo_abdomen, tmp_path):
 def test_the_viewer_and_its_files_are_served(client):
     page = client.get("/ohif/monai-label?StudyInstanceUIDs=1.2.3")
     assert "text/html" in page.headers["content-type"]
-    assert client.get("/ohif/app-config.js").text.startswith("window.config")
+    assert "window.config" in client.get("/ohif/app-config.js").text
     assert client.get("/ohif/assets/nothing.js").status_code == 404
+    assert client.get("/ohif/medsa-panel/extension.mjs").headers["content-type"].startswith("text/javascript")
+    assert client.get("/ohif/medsa-panel/../../viewer.py").status_code == 404
+    assert client.get("/ohif/medsa-panel/%2e%2e/%2e%2e/viewer.py").status_code == 404
+
+
+def test_the_viewers_page_names_its_parts_from_any_depth_and_none_elsewhere(client):
+    for path, up in (("", "./"), ("monai-label", "./"), ("medsa/dicomweb", "../")):
+        page = client.get(f"/ohif/{path}").text
+        assert f'src="{up}app-config.js"' in page
+        assert "https://" not in page
+        assert '"/ohif/' not in page
 
 
 def test_the_log_names_no_patient_and_no_id(viewer, orthanc_server, demo_abdomen):
@@ -207,3 +219,36 @@ def test_the_log_names_no_patient_and_no_id(viewer, orthanc_server, demo_abdomen
     assert "mask for" in log
     for secret in (demo_abdomen.series_uid, demo_abdomen.study_uid, "DEMO"):
         assert secret not in log
+
+
+def test_the_example_for_scripts_does_what_it_says(folder_server):
+    text = (Path(__file__).parents[3] / "docs" / "ohif.md").read_text("utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    names = {}
+    exec(code.replace("http://127.0.0.1:8000", folder_server.url), names)
+    first, undone = (read_mask(names[name])[0] for name in ("first", "undone"))
+    np.testing.assert_array_equal(first, undone)
+    assert first.any()
+    assert read_mask(names["second"])[0].shape == first.shape
+
+
+def test_a_cropped_answer_is_its_slices_in_their_place(client, drawn):
+    whole = client.ohif(drawn.image, [[COLUMN, ROW, SLICE]], model="medsa_3d")
+    part = client.ohif(drawn.image, [[COLUMN, ROW, SLICE]], model="medsa_3d", crop=True)
+    (mask, header), (cropped, place) = read_mask(whole.content), read_mask(part.content)
+    held = np.flatnonzero(mask.any(axis=(0, 1)))
+    np.testing.assert_array_equal(cropped, mask[:, :, held[0] : held[-1] + 1])
+    step = header["space directions"][2]
+    np.testing.assert_allclose(place["space origin"], header["space origin"] + held[0] * step)
+
+
+def test_labels_are_told_with_their_colours_and_may_be_added(client):
+    labels = {label["name"]: label for label in client.get("/medsa/labels").json()["labels"]}
+    assert labels["liver"] == {"name": "liver", "index": 5, "color": [221, 130, 101]}
+    added = client.post("/medsa/labels", json={"name": "  polyp  of colon "}).json()
+    assert added["name"] == "polyp of colon"
+    assert added["index"] > max(label["index"] for label in labels.values())
+    assert client.post("/medsa/labels", json={"name": "POLYP of colon"}).json() == added
+    assert "polyp of colon" in client.get("/info/").json()["models"]["medsa_2d"]["labels"]
+    for name in ("", " ", "x" * 65, "a\u0000b"):
+        assert client.post("/medsa/labels", json={"name": name}).status_code == 400
