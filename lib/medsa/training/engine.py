@@ -48,6 +48,13 @@ class Length:
             parts.append(seconds / (60 * self.minutes))
         return min(1.0, max(parts))
 
+    def split(self, share: float) -> tuple[Length, Length]:
+        """Two lengths, the first with `share` of the minutes and about that of the epochs, both above 0."""
+        first = None if self.epochs is None else max(1, round(share * self.epochs))
+        rest = None if self.epochs is None or first is None else max(1, self.epochs - first)
+        minutes = (None, None) if self.minutes is None else (share * self.minutes, (1 - share) * self.minutes)
+        return Length(first, minutes[0]), Length(rest, minutes[1])
+
 
 @dataclass(frozen=True)
 class Progress:

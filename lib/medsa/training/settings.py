@@ -49,6 +49,12 @@ class Settings(BaseModel):
     coarse: float = Field(
         0.0, ge=0, le=1, description="the first part of a run, on embeddings or pictures of half the side"
     )
+    decoder_first: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="the part of an encoder method's length in which the decoder alone learns",
+    )
     neighbours: float = Field(
         0.5,
         ge=0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.method import Method
-from medsa.adapters.state import load_adapter, save_adapter
+from medsa.adapters.state import CARD, load_adapter, read_card, save_adapter
 from medsa.data.window import choose_window
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
 from medsa.evaluation.protocol import Case, mean, measure
@@ -23,7 +23,7 @@ from medsa.training.engine import CHECKPOINT, Length, Progress, Run, grid_of
 from medsa.training.items import Item, evenly, items_of, labels_of, with_few_empty
 from medsa.training.settings import Settings, read_settings
 
-CONFIG, CANDIDATE = "config.json", "candidate"
+CONFIG, CANDIDATE, DECODER = "config.json", "candidate", "decoder"
 METRICS = ("1 pt", "3 pts", "10 pts", "auc", "box", "background")
 
 Told = Callable[[str, float], None]
@@ -76,11 +76,54 @@ def train(
 ) -> Trained:
     """Train an adapter on `sam` in `folder` and write it to `folder`/candidate.
 
+    Where the settings say `decoder_first`, a method of the encoder that starts anew is placed on a decoder
+    that has learnt from the same cases before, in `folder`/decoder: on embeddings that are computed once it
+    learns much faster.
+
     Ids of cases must be hashes already: they stand in the card. Raises `CancelledError` when `stop()` turned
     true (the checkpoint stays, to be resumed), `ConfigurationError` for a method that cannot be trained here,
     for a folder that holds another run or, with `resume`, none, `BadInputError` when nothing can be learnt.
     """
-    model = _model(sam, request)
+    share = request.settings.decoder_first if _starts_anew(sam, request) else 0.0
+
+    def phase(
+        folder: Path, request: Request, start: Path | None, first: float, last: float, again: bool
+    ) -> Trained:
+        return _train(
+            sam, training, validation, folder, request, start, resume=again, report=report, stop=stop,
+            told=lambda what, part: told(what, first + (last - first) * part if what == "training" else part),
+            tensorboard=tensorboard, mlflow=mlflow,
+        )  # fmt: skip
+
+    if not share:
+        return phase(folder, request, request.start, 0, 1, resume)
+    lengths, taught = request.length.split(share), folder / DECODER / CANDIDATE
+    before = Trained(taught, {}, 0, 0)
+    if not (resume and (taught / CARD).is_file()):
+        alone = replace(request, method="decoder_prompt", length=lengths[0], measured=0)
+        before = phase(folder / DECODER, alone, request.start, 0, share, resume)
+    again = resume and (folder / CHECKPOINT).is_file()
+    done = phase(folder, replace(request, length=lengths[1]), taught, share, 1, again)
+    return replace(done, seconds=before.seconds + done.seconds, steps=before.steps + done.steps)
+
+
+def _train(
+    sam: Sam,
+    training: Sequence[Case],
+    validation: Sequence[Case],
+    folder: Path,
+    request: Request,
+    start: Path | None,
+    *,
+    resume: bool,
+    told: Told,
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    tensorboard: bool,
+    mlflow: Path | None,
+) -> Trained:
+    """One run from the adapter `start`; "before" is `request.start` whatever was learnt meanwhile."""
+    model = _model(sam, request.method, start)
     _prepare(folder, request, model.method, resume)
     sides: dict[str, list[Item]] = {"training": [], "validation": []}
     studies = [*(("training", case) for case in training), *(("validation", case) for case in validation)]
@@ -117,13 +160,29 @@ def train(
     return Trained(folder / CANDIDATE, metrics, outcome.seconds, outcome.steps)
 
 
-def _model(sam: Sam, request: Request) -> AdaptedSam:
-    if request.start is None:
-        model = adapt(sam, request.method or "decoder_prompt")
+def _starts_anew(sam: Sam, request: Request) -> bool:
+    """Whether an adapter of the encoder begins, on the backbone or on taught parts of it."""
+    if request.method is None:
+        return False
+    model = adapt(sam, request.method)
+    _refuse_what_cannot_learn(model)
+    anew = request.start is None or read_card(request.start).method.name != request.method
+    return anew and model.changes_encoder
+
+
+def _model(sam: Sam, method_name: str | None, start: Path | None) -> AdaptedSam:
+    if start is None:
+        model = adapt(sam, method_name or "decoder_prompt")
     else:
-        model = load_adapter(sam, request.start)
-        if request.method not in (None, model.method.name):
-            model = adapt(sam, request.method, onto=model)
+        model = load_adapter(sam, start)
+        if method_name not in (None, model.method.name):
+            model = adapt(sam, method_name, onto=model)
+    _refuse_what_cannot_learn(model)
+    model.trained_prompts, model.multimask = ("point", "box", "mask"), True
+    return model.to(sam.dense_pe.device).eval()
+
+
+def _refuse_what_cannot_learn(model: AdaptedSam) -> None:
     method = model.method
     if method.head is not None:
         raise ConfigurationError(
@@ -131,8 +190,6 @@ def _model(sam: Sam, request: Request) -> AdaptedSam:
         )
     if not any(True for _ in model.trained_parameters()):
         raise ConfigurationError(f"{method.name} has nothing that could be trained: choose another method")
-    model.trained_prompts, model.multimask = ("point", "box", "mask"), True
-    return model.to(sam.dense_pe.device).eval()
 
 
 def _prepare(folder: Path, request: Request, method: Method, resume: bool) -> None:

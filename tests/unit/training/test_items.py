@@ -167,3 +167,11 @@ def test_items_of_one_picture_are_augmented_alike() -> None:
     assert len({id(item.picture) for item in changed}) == 1
     again = Augmenter(CHANGES)(items[1:], np.random.default_rng(4))
     assert [item.mask.tobytes() for item in again] == [item.mask.tobytes() for item in changed[1:]]
+
+
+def test_a_slice_of_each_of_many_studies_is_now_one_at_the_end_and_now_in_the_middle() -> None:
+    volume, mask = study()
+    grid = grid_of(small_sam("tiny_vit"))
+    whole = {item.picture.digest for item in items_of(volume, mask, {1: "one"}, grid, "s")}
+    one_each = [items_of(volume, mask, {1: "one"}, grid, f"s{n}", most=1) for n in range(40)]
+    assert {items[0].picture.digest for items in one_each} == whole

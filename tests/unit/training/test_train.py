@@ -142,3 +142,49 @@ def test_another_method_is_placed_on_the_adapter_to_start_from(tmp_path: Path) -
     assert read_card(third).method == card.method
     with pytest.raises(ConfigurationError, match="adapters of its own"):
         train(sam, CASES[:2], [], tmp_path / "fourth", request(method="lora", start=third))
+
+
+TWICE = PLAIN.model_copy(update={"decoder_first": 0.5})
+
+
+def test_the_decoder_learns_before_the_encoders_adapters_are_placed_on_it(tmp_path: Path) -> None:
+    said: list[float] = []
+    done = train(
+        small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path,
+        request(method="med_sa_2d", settings=TWICE, length=Length(epochs=2)),
+        told=lambda what, part: said.append(part) if what == "training" else None,
+    )  # fmt: skip
+    first, second = read_card(tmp_path / "decoder" / "candidate"), read_card(done.candidate)
+    assert (first.method.name, second.method.name) == ("decoder_prompt", "med_sa_2d")
+    assert second.method.carries == first.method.trains
+    assert second.parent is None
+    assert not first.metrics
+    assert set(second.metrics) == {"before", "after"}
+    assert said == sorted(said)
+    assert said[-1] == 1
+    assert done.steps == 4
+
+
+@pytest.mark.parametrize("asked", [6, 14], ids=["while the decoder learns", "later"])
+def test_both_parts_of_a_run_are_resumed(tmp_path: Path, asked: int) -> None:
+    wanted = request(method="med_sa_2d", settings=TWICE, length=Length(epochs=4), measured=0)
+    whole = train(small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path / "whole", wanted)
+    steps = iter(range(100))
+    with pytest.raises(CancelledError):
+        train(
+            small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path / "parts", wanted,
+            stop=lambda: next(steps) >= asked,
+        )  # fmt: skip
+    with pytest.raises(ConfigurationError, match="holds a run already"):
+        train(small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path / "parts", wanted)
+    again = train(small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path / "parts", wanted, resume=True)
+    files = [(run.candidate / "adapter.safetensors").read_bytes() for run in (whole, again)]
+    assert files[0] == files[1]
+
+
+def test_what_cannot_be_trained_is_said_before_the_decoder_learns(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="multi-class"):
+        train(
+            small_sam("tiny_vit"), CASES[:2], [], tmp_path / "run", request(method="ma_sam", settings=TWICE)
+        )
+    assert not (tmp_path / "run").exists()
