@@ -10,7 +10,7 @@ from medsa.prompts import Prompt
 from medsa.sam import load_sam
 from medsa.segmenter import Segmenter, Session
 
-SHAPE, CENTRE = (64, 56, 9), (30, 24, 4)
+SHAPE, CENTRE = (64, 56, 10), (30, 24, 4)
 BOX = Prompt(box=np.array([[14, 12, 4], [46, 36, 4]]))
 
 
@@ -56,11 +56,11 @@ def test_a_slice_that_does_not_show_the_object_does_not_end_it(segmenter) -> Non
 
 def test_a_part_that_was_not_reached_is_reached_by_a_click_on_it_and_the_rest_stays(segmenter) -> None:
     truth = ellipsoid()
-    truth[26:38, 18:32, 8] = True
+    truth[26:38, 18:32, 9] = True
     session, volume = Session(), drawn(truth)
     first = segmenter.segment_volume(volume, BOX, session=session)
-    assert 8 not in first.slices
-    clicked = Prompt(foreground=[[31, 25, 8]], box=BOX.box)
+    assert 9 not in first.slices
+    clicked = Prompt(foreground=[[31, 25, 9]], box=BOX.box)
     second = segmenter.segment_volume(volume, clicked, session=session)
-    assert second.mask[31, 25, 8]
+    assert second.mask[31, 25, 9]
     assert (second.mask[:, :, list(first.slices)] == first.mask[:, :, list(first.slices)]).all()
