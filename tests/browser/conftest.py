@@ -63,10 +63,13 @@ def user(new_user: Callable[[], Viewer]) -> Viewer:
 
 @pytest.fixture
 def new_study(site: Site) -> Callable[[], DemoStudy]:
-    """Puts a small drawn CT into the store that no other test touches."""
+    """Puts a small drawn CT of a new patient into the store that no other test touches."""
 
     def make() -> DemoStudy:
-        study = abdomen((96, 96, 12), seed=next(SEEDS))
+        seed = next(SEEDS)
+        study = abdomen((96, 96, 12), seed=seed)
+        for dataset in study.datasets:
+            dataset.PatientName, dataset.PatientID = f"DEMO^SMALL{seed}", f"DEMO-SMALL{seed}"
         stow(site.orthanc.dicomweb_url, study.datasets)
         return study
 

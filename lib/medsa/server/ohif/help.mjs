@@ -13,7 +13,10 @@ export function help(annotator) {
     h('div.medsa-keys', {}, groups.map(([name, entries]) => h('section', {}, h('h3', {}, name),
       h('dl', {}, entries.map(({ shown, what }) => [h('dt', {}, h('kbd', {}, shown)), h('dd', {}, what)]).flat())))),
     close);
-  dialog.addEventListener('keydown', event => { if (event.key === '?') dialog.close(); });
+  dialog.addEventListener('keydown', event => {
+    event.stopPropagation(); // the viewer's own shortcuts would keep Escape from closing it
+    if (['?', 'Escape'].includes(event.key)) dialog.close();
+  });
   document.body.append(dialog);
   dialog.showModal();
   close.focus();
