@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright
+from playwright.sync_api import TimeoutError as NothingCame
 
-TIMEOUT = 90_000  # milliseconds: two cores render in software and compute at the same time
+TIMEOUT = 180_000  # milliseconds: two cores render in software and compute at the same time
 PATIENCE = 300_000  # for a whole volume
 AXIAL, CORONAL = "mpr-axial", "mpr-coronal"
 ARGUMENTS = (
@@ -109,12 +110,16 @@ class Viewer:
         self.tab.locator("tr.clickable-row").get_by_text(label, exact=True).click()
 
     def click(self, voxel: Sequence[int], plane: str = AXIAL) -> None:
-        """Show the voxel in one of the planes and click on it there."""
-        x, y = self.page.evaluate(_JUMP, [plane, list(voxel)])
+        """Show the voxel in one of the planes and click on it; again if the viewer was not ready."""
         before = self.points()
-        self.page.mouse.move(x, y)
-        self.page.mouse.click(x, y)
-        self.page.wait_for_function(f"{_POINTS} > {before}", timeout=TIMEOUT)
+        for _ in range(5):
+            x, y = self.page.evaluate(_JUMP, [plane, list(voxel)])
+            self.page.mouse.move(x, y)
+            self.page.mouse.click(x, y)
+            with suppress(NothingCame):
+                self.page.wait_for_function(f"{_POINTS} > {before}", timeout=TIMEOUT / 5)
+                return
+        raise AssertionError("five clicks set no point")
 
     def points(self) -> int:
         """How many points are set."""
