@@ -73,7 +73,7 @@ def main() -> None:
             if truth.sum() >= SMALLEST and truth.any(axis=(0, 1)).sum() >= 3:
                 row = measured(segmenter, volume, truth, slices=not args.no_slices)
                 rows[name].append(row)
-                print(f"{case.id} {name}: {shown([row])}", flush=True)
+                print(f"{name} {len(rows[name])}: {shown([row])}", flush=True)
     for name, measured_rows in rows.items():
         print(f"{name} (n = {len(measured_rows)}): {shown(measured_rows)}")
     every = [row for found in rows.values() for row in found]

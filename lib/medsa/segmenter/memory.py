@@ -43,7 +43,7 @@ class Known:
 
 def look_of(encoded: Encoded) -> Tensor:
     """(C, h, w): the directions of a slice's embedding and its colours at several blurs, cell by cell."""
-    embedding = encoded.embedding[0].float()
+    embedding = encoded.embedding[0].float().cpu()  # masks and pictures are there
     direction = F.normalize(embedding - embedding.mean((1, 2), keepdim=True), dim=0)
     colours = F.adaptive_avg_pool2d(encoded.picture.float(), embedding.shape[-1])
     blurred = [F.avg_pool2d(colours, side, 1, side // 2, count_include_pad=False) for side in BLURS]

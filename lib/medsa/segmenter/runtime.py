@@ -100,7 +100,8 @@ class Segmenter:
         request = Request(self, volume, prompt, window, session, self.depth)
         if prompt.empty:
             raise BadInputError("nothing says where the object is: click on it or draw a box around it")
-        clicks, remembered = clicks_of(request), ("volume", str(request.window), self.sam.adapter_digest)
+        middle = volume.slice_digest(volume.shape[2] // 2)  # another image under the same name is another one
+        clicks, remembered = clicks_of(request), (middle, str(request.window), self.sam.adapter_digest)
         known = session.recall_volume(remembered, clicks) if session is not None else None
         if known is not None and known[0] == clicks:
             return request.result(known[1].states)

@@ -101,3 +101,11 @@ def test_nothing_lies_outside_a_box_in_space(segmenter, volume) -> None:
     assert mask.any()
     mask[10:23, 9:20, 2:6] = 0
     assert not mask.any()
+
+
+def test_another_image_under_the_same_session_gets_an_answer_of_its_own(segmenter, volume) -> None:
+    session, turned = Session(), Volume(np.asfortranarray(volume.voxels[::-1]), volume.affine, "MR")
+    ask(segmenter, volume, [FIRST], session=session)
+    again = segmenter.segment_volume(turned, Prompt(foreground=[FIRST]), window="0,255", session=session)
+    assert again.timings["decode"] > 0  # nothing was remembered of it
+    assert ((again.mask != 0) == ask(segmenter, turned, [FIRST], session=Session())).all()
