@@ -35,10 +35,11 @@ test: $(STAMP)  ## everything: unit, real Orthanc, real browser (about 15 minute
 unit: $(STAMP)  ## the unit tests alone
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy and, for the panel in OHIF, oxlint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/oxlint --deny-warnings lib tests
 
 bench: $(STAMP)  ## speed and memory, side by side with MONAI Label's SAM 2 task
 	@scripts/system-packages orthanc

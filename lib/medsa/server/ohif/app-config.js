@@ -55,6 +55,6 @@ window.medsaFrames = images => {
   const axis = [ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx];
   const heights = planes.map(plane => axis.reduce((sum, a, n) => sum + a * plane.imagePositionPatient[n], 0));
   const frames = [];
-  heights.map((_, n) => n).sort((m, n) => heights[n] - heights[m]).forEach((n, frame) => { frames[n] = frame; });
+  heights.map((_, n) => n).toSorted((m, n) => heights[n] - heights[m]).forEach((n, frame) => { frames[n] = frame; });
   return frames;
 };

@@ -12,3 +12,10 @@ export function h(tag, attributes = {}, ...children) {
   element.append(...children.flat().filter(child => child !== null && child !== undefined && child !== false));
   return element;
 }
+
+/** A drawing of 16 x 16 units, of one SVG path. */
+export const icon = path => {
+  const holder = h('span.medsa-icon', { 'aria-hidden': 'true' });
+  holder.innerHTML = `<svg viewBox="0 0 16 16"><path d="${path}"/></svg>`;
+  return holder;
+};

@@ -1,6 +1,6 @@
 // The panel beside the image: state, tools, prompts; below them labels, the study and the model.
 
-import { h } from './dom.mjs';
+import { h, icon } from './dom.mjs';
 import { labels } from './panel_labels.mjs';
 import { model } from './panel_model.mjs';
 import { study } from './panel_study.mjs';
@@ -19,17 +19,11 @@ const OPTIONS = [
 
 export function panel(annotator) {
   return h('div.medsa-panel', {},
-    state(annotator), tools(annotator), labels(annotator), prompts(annotator), study(annotator), model(annotator));
+    stateLine(annotator), tools(annotator), labels(annotator), prompts(annotator), study(annotator), model(annotator));
 }
 
-export const icon = path => {
-  const holder = h('span.medsa-icon', { 'aria-hidden': 'true' });
-  holder.innerHTML = `<svg viewBox="0 0 16 16"><path d="${path}"/></svg>`;
-  return holder;
-};
-
 /** One line: what it is doing, how long that took, how slice and volume agree, which adapter answered. */
-function state(annotator) {
+function stateLine(annotator) {
   const { runner } = annotator;
   const dot = h('i.medsa-dot'), text = h('span.medsa-state-text'), said = h('p.medsa-said', { role: 'status' });
   const show = () => {

@@ -1,8 +1,7 @@
 // The list of labels: colour, name, volume, an eye; a field that finds one, or makes a new one.
 
 import { millilitres } from './annotator.mjs';
-import { h } from './dom.mjs';
-import { icon } from './panel.mjs';
+import { h, icon } from './dom.mjs';
 
 const EYE = 'M1.5 8c3-5 10-5 13 0-3 5-10 5-13 0zM8 6.2a1.8 1.8 0 1 0 .01 0z';
 const SHUT = 'M1.5 8c3-5 10-5 13 0-3 5-10 5-13 0zM3 13.5l10-11';

@@ -119,7 +119,7 @@ export class Prompts {
     const { screen, work } = this.annotator;
     const seen = work.active.object.prompts.filter(prompt => screen.isSeen(viewport, prompt.points.at(-1)));
     const away = prompt => Math.min(...corners(prompt).map(voxel => distance(screen.canvasOf(viewport, voxel), point)));
-    return seen.filter(prompt => away(prompt) < NEAR).sort((a, b) => away(a) - away(b))[0];
+    return seen.filter(prompt => away(prompt) < NEAR).toSorted((a, b) => away(a) - away(b))[0];
   }
 
   draw() {

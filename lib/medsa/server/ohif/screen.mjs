@@ -73,8 +73,8 @@ export class Screen {
     const { segments } = segmentationService.getSegmentation(this.segmentation);
     segments[label.index] ??= segment(label);
     for (const plane of where) {
-      for (const shown of state.getSegmentationRepresentations(plane.id, { segmentationId: this.segmentation }))
-        shown.segments[label.index] ??= { visible: true };
+      for (const { segments: drawn } of state.getSegmentationRepresentations(plane.id, { segmentationId: this.segmentation }))
+        drawn[label.index] ??= { visible: true };
       segmentationService.setSegmentColor(plane.id, this.segmentation, label.index, [...label.color, 255]);
       segmentationService.setSegmentVisibility(plane.id, this.segmentation, label.index, label.visible, LABELMAP);
     }

@@ -43,7 +43,7 @@ export async function kept(series, sizes) {
   const locks = await navigator.locks?.query();
   const open = new Set(locks?.held.map(lock => lock.name));
   const mine = all.filter(one => one.window === WINDOW || !open.has(HOLD(one.window)));
-  const newest = mine.sort((a, b) => b.when - a.when)[0];
+  const newest = mine.toSorted((a, b) => b.when - a.when)[0];
   if (!newest || String(newest.sizes) !== String(sizes)) return null;
   return { ...newest, voxels: await unzipped(newest.voxels) };
 }

@@ -20,7 +20,7 @@ function collector() {
 /** What `voxels` in [from, to) were before `changes` (oldest first) were made. */
 export function underneath(voxels, changes, from, to) {
   const under = voxels.slice(from, to);
-  for (const { at, before } of [...changes].reverse())
+  for (const { at, before } of changes.toReversed())
     for (let n = firstAtLeast(at, from); n < at.length && at[n] < to; n += 1) under[at[n] - from] = before[n];
   return under;
 }
