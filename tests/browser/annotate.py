@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import BrowserContext, Locator, Page
+from playwright.sync_api import BrowserContext, Locator, Page, Request
 from tests.browser.ohif import PATIENCE, TIMEOUT
 
 MAIN, SECOND, THIRD = "medsa-main", "medsa-second", "medsa-third"
@@ -36,11 +37,15 @@ _LABELMAP = """() => {
 
 @dataclass
 class Panel:
-    """One window with our mode; `wrong` collects our files' errors and requests that leave this machine."""
+    """One window with our mode.
+
+    `wrong` collects our files' errors and requests that leave this machine, `asked` what the model was asked.
+    """
 
     page: Page
     url: str
     wrong: list[str] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
 
     def open_study(self, study_uid: str) -> None:
         """The study in the mode Annotate, ready for prompts."""
@@ -94,12 +99,20 @@ class Panel:
     def box(self, low: Sequence[int], high: Sequence[int]) -> None:
         """Drag a box on the large plane, and wait for its mask."""
         self.page.keyboard.press("d")
-        (x0, y0), (x1, y1) = self.place(low), self.place(high)
-        self.page.mouse.move(x0, y0)
+        self.drag(low, [(a + b) // 2 for a, b in zip(low, high, strict=True)], high)
+
+    def drag(self, *voxels: Sequence[int], modifier: str = "") -> None:
+        """Press, move and let go along voxels of one slice of the large plane, and wait for the mask."""
+        (x, y), *rest = (self.place(voxel) for voxel in voxels)
+        self.page.mouse.move(x, y)
+        if modifier:
+            self.page.keyboard.down(modifier)
         self.page.mouse.down()
-        self.page.mouse.move((x0 + x1) / 2, (y0 + y1) / 2)
-        self.page.mouse.move(x1, y1)
+        for x, y in rest:
+            self.page.mouse.move(x, y)
         self.page.mouse.up()
+        if modifier:
+            self.page.keyboard.up(modifier)
         self.wait()
 
     def wait(self) -> None:
@@ -128,6 +141,11 @@ class Panel:
 
     def wait_said(self, part: str) -> None:
         self.page.locator(".medsa-said", has_text=part).wait_for(timeout=PATIENCE)
+
+    def slice_number(self) -> int:
+        """The number of the large plane's slice as the viewer itself shows it."""
+        shown = self.page.locator(f"[data-viewport-uid='{MAIN}']").locator("xpath=ancestor::*[2]")
+        return int(re.search(r"\((\d+)/\d+\)", shown.inner_text()).group(1))
 
     def prompts(self) -> list[str]:
         """The prompts that the panel lists."""
@@ -160,7 +178,7 @@ def panel(context: BrowserContext, url: str) -> Iterator[Panel]:
     found = Panel(page, url)
     page.on("pageerror", lambda error: _listen(found, f"{error} {error.stack}"))
     page.on("console", lambda message: _hear(found, message))
-    page.on("request", lambda request: _watch(found, request.url))
+    page.on("request", lambda request: _watch(found, request))
     page.on("dialog", lambda dialog: dialog.accept())
     yield found
     assert found.wrong == []
@@ -174,10 +192,15 @@ def _hear(found: Panel, message: Any) -> None:
 
 def _listen(found: Panel, error: str) -> None:
     """The bundle has errors of its own, such as when an image comes late; ours name one of our files."""
-    if "/medsa-panel/" in error:
+    if "/medsa-panel/" in error or "/app-config.js" in error:
         found.wrong.append(error)
 
 
-def _watch(found: Panel, url: str) -> None:
-    if not re.match(r"(https?://127\.0\.0\.1[:/]|data:|blob:)", url):
-        found.wrong.append(f"left this machine: {url}")
+def _watch(found: Panel, request: Request) -> None:
+    if not re.match(r"(https?://127\.0\.0\.1[:/]|data:|blob:)", request.url):
+        found.wrong.append(f"left this machine: {request.url}")
+    model = re.search(r"/infer/(\w+)", request.url)
+    if model:
+        body = request.post_data or ""
+        params = json.loads(body[body.index("{") : body.rindex("}") + 1])
+        found.asked.append({"model": model[1], **params})

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 
 import { file, offset, parse, unzipped } from '../../../lib/medsa/server/ohif/nrrd.mjs';
+import { sampled, touched, within } from '../../../lib/medsa/server/ohif/strokes.mjs';
 import { missing } from '../../../lib/medsa/server/ohif/version.mjs';
 import { joined, make, painted, underneath } from '../../../lib/medsa/server/ohif/voxels.mjs';
 import { Work } from '../../../lib/medsa/server/ohif/work.mjs';
@@ -96,6 +97,74 @@ test('labels have their own ways back, and neither takes the other along', () =>
   assert.deepEqual([where(found, 5), where(found, 6)], [[0], [1, 2]]);
   found.undo(spleen);
   assert.deepEqual([where(found, 5), where(found, 6)], [[0, 1], [2]]);
+});
+
+test('a brush adds, an eraser takes away, and both leave other labels alone unless told otherwise', () => {
+  const found = work(), [liver, spleen] = found.labels;
+  found.answer(found.prompt('include', [[0, 0, 0]]), 0, 1, holds(0, 1));
+  found.paint([[1, 0, 0], [2, 0, 0], [0, 1, 1]], true);
+  assert.deepEqual(where(found, 5), [0, 1, 2, 16]);
+  assert.deepEqual(liver.object.prompts, []);
+  found.choose(spleen);
+  found.paint([[2, 0, 0], [3, 0, 0]], true);
+  found.paint([[0, 0, 0], [3, 0, 0]], false);
+  assert.deepEqual([where(found, 5), where(found, 6)], [[0, 1, 2, 16], []]);
+  found.undo();
+  found.overwrite = true;
+  found.paint([[2, 0, 0]], true);
+  assert.deepEqual([where(found, 5), where(found, 6)], [[0, 1, 16], [2, 3]]);
+  found.undo();
+  found.undo(liver);
+  assert.deepEqual([where(found, 5), where(found, 6)], [[0, 1], [3]]);
+  assert.equal(liver.object.prompts.length, 1);
+  assert.equal(found.paint([[3, 0, 0]], true), null);
+});
+
+test('what was erased stays away when the next object is answered', () => {
+  const found = work();
+  found.answer(found.prompt('include', [[0, 0, 0]]), 0, 1, holds(0, 1, 2));
+  found.paint([[2, 0, 0]], false);
+  found.answer(found.prompt('include', [[3, 2, 0]]), 0, 1, holds(11));
+  assert.deepEqual(where(found, 5), [0, 1, 11]);
+});
+
+test('points of a scribble lie along it, points of a lasso well inside', () => {
+  for (let seed = 1; seed <= 60; seed += 1) {
+    const next = random(seed), corner = [40 + next(60), 40 + next(60)], size = [30 + next(200), 30 + next(200)], path = [];
+    for (let n = 0; n < 40; n += 1) {
+      const angle = (n / 40) * 2 * Math.PI;
+      path.push([corner[0] + size[0] * Math.cos(angle), corner[1] + size[1] * Math.sin(angle)]);
+    }
+    const along = sampled(path), inner = within(path);
+    assert.ok(along.length > 1 && along.length <= 16 && along.every(point => path.includes(point)));
+    assert.equal(inner.length, 8);
+    for (const [x, y] of inner) assert.ok(Math.hypot((x - corner[0]) / size[0], (y - corner[1]) / size[1]) < 0.97);
+    const gaps = inner.map((a, m) => Math.min(...inner.filter((_, n) => n !== m).map(b => Math.hypot(a[0] - b[0], a[1] - b[1]))));
+    assert.ok(Math.min(...gaps) > Math.min(...size) / 4);
+  }
+  assert.deepEqual(within([[1, 1], [5, 1], [9, 1]]), [[1, 1]]);
+});
+
+test('a brush touches the voxels under it, on whatever plane and at whatever zoom', () => {
+  for (let seed = 1; seed <= 100; seed += 1) {
+    const next = random(seed), [a, b, c] = [[0, 1, 2], [1, 2, 0], [0, 2, 1]][next(3)], zoom = [0.4 + next(80) / 10, 0.4 + next(80) / 10];
+    const middle = [20 + next(10), 20 + next(10), 20 + next(10)], radius = 1 + next(20);
+    const canvasOf = voxel => [300 + zoom[0] * (voxel[a] - middle[a]), 200 - zoom[1] * (voxel[b] - middle[b])];
+    const found = touched([[300, 200], [330, 190]], radius, middle, [a, b], canvasOf);
+    const held = new Set(found.map(String));
+    assert.equal(held.size, found.length);
+    assert.ok(held.has(String(middle)));
+    for (let m = -40; m <= 40; m += 1)
+      for (let n = -40; n <= 40; n += 1) {
+        const voxel = [...middle];
+        voxel[a] += m; voxel[b] += n;
+        const [x, y] = canvasOf(voxel), t = Math.max(0, Math.min(1, ((x - 300) * 30 + (y - 200) * -10) / 1000));
+        const away = Math.hypot(x - 300 - 30 * t, y - 200 + 10 * t);
+        if (away < 0.9 * radius) assert.ok(held.has(String(voxel)));
+        if (away > radius + Math.hypot(...zoom) / 2) assert.ok(!held.has(String(voxel)));
+      }
+    assert.ok(found.every(voxel => voxel[c] === middle[c]));
+  }
 });
 
 test('an answer that comes too late changes nothing', () => {

@@ -11,7 +11,8 @@ import { adopt, forget, keep, kept } from './storage.mjs';
 import { Work } from './work.mjs';
 
 const LOOK_EVERY = 400, BLANK = 50;
-const KEEP_AFTER = 800;
+const BRUSH = { least: 2, most: 60 };
+const KEEP_AFTER = 800, MOST_ASKED = 6;
 
 export class Annotator extends EventTarget {
   constructor(services) {
@@ -20,6 +21,7 @@ export class Annotator extends EventTarget {
     this.server = new Server(() => services.userAuthenticationService.getAuthorizationHeader() ?? {});
     this.runner = new Runner(this.server, () => this.screen?.window() ?? '');
     this.tool = 'include';
+    this.brush = 10;
     this.works = new Map();
     this.work = this.screen = this.cursor = this.pointedAt = null;
     this.ending = new AbortController();
@@ -131,9 +133,21 @@ export class Annotator extends EventTarget {
     this.services.viewportGridService.setActiveViewportId(plane);
   }
 
-  place(kind, voxels) {
-    const step = this.work.prompt(kind, voxels);
+  place(kind, voxels, outline) {
+    const step = this.work.prompt(kind, voxels, outline);
     if (this.runner.options.live) this.ask(step, voxels.at(-1)[2]);
+  }
+
+  paint(voxels, add) {
+    this.runner.cancel();
+    this.work.paint(voxels, add);
+  }
+
+  /** The brush's radius in pixels of the screen. */
+  setBrush(radius) {
+    this.brush = Math.max(BRUSH.least, Math.min(BRUSH.most, radius));
+    this.prompts.draw();
+    this.tell('tool');
   }
 
   removePrompt(prompt, label = this.work.active) {
@@ -202,7 +216,8 @@ export class Annotator extends EventTarget {
 
   placeCursor(opposite) {
     const { voxel, corner, plane } = this.cursor, { viewport } = this.screen.planes().find(one => one.id === plane);
-    if (this.tool !== 'box') this.place((this.tool === 'exclude') === opposite ? 'include' : 'exclude', [voxel]);
+    if (this.prompts.painting) this.prompts.paint(viewport, [this.screen.canvasOf(viewport, voxel)], (this.tool === 'brush') !== opposite);
+    else if (this.tool !== 'box') this.place((this.tool === 'exclude') === opposite ? 'include' : 'exclude', [voxel]);
     else if (!this.screen.isAcquired(viewport)) this.note('Draw boxes on the plane the images were taken in.');
     else if (!corner || corner[2] !== voxel[2]) {
       this.cursor.corner = voxel;
@@ -336,11 +351,20 @@ export class Annotator extends EventTarget {
 
   // The next study, and help
 
-  /** {id, StudyInstanceUID, why, remaining}, or null when every image has a label. */
-  async next() {
-    const info = await this.server.info(), [name, strategy] = Object.entries(info.strategies)[0] ?? [];
-    const found = await this.server.next(name), { total = 0, completed = 0 } = info.datastore;
-    return found.id ? { ...found, why: found.why ?? strategy.description, remaining: total - completed } : null;
+  /**
+   * {id, StudyInstanceUID, strategy, why, remaining, strategies}: the next image, another one than that on the screen and than
+   * what was `skipped` if there is one; null when every image has a label. Of several strategies the first, unless one is named.
+   */
+  async next({ strategy = '', skipped = [] } = {}) {
+    const info = await this.server.info(), strategies = Object.keys(info.strategies), name = strategy || strategies[0];
+    const avoided = [this.work?.series, ...skipped], { total = 0, completed = 0 } = info.datastore;
+    let found = {};
+    for (let asked = 0; asked < MOST_ASKED && !(found.id && !avoided.includes(found.id)); asked += 1) {
+      const answer = await this.server.next(name, avoided);
+      if (!answer.id) return null;
+      if (answer.id !== this.work?.series || !found.id) found = answer;
+    }
+    return { why: info.strategies[name].description, remaining: total - completed, ...found, strategy: name, strategies };
   }
 
   async goTo({ id, StudyInstanceUID }) {

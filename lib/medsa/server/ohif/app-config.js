@@ -2,6 +2,7 @@
 {
   const home = new URL('.', document.currentScript.src).pathname; // "/ohif/", or what a reverse proxy makes of it
   const server = new URL('..', document.currentScript.src).pathname;
+  const store = `${window.location.origin}${server}proxy/dicom/wado`;
   const medsa = import(new URL('medsa-panel/extension.mjs', document.currentScript.src));
 
   // The bundle looks for its parts under /ohif/; this tells its loader where they are.
@@ -37,7 +38,8 @@
           supportsFuzzyMatching: true,
           supportsWildcard: true,
           dicomUploadEnabled: true,
-          bulkDataURI: { enabled: true },
+          // The store's links to larger values, whatever name a reverse proxy has for this server.
+          bulkDataURI: { enabled: true, startsWith: store, prefixWith: store, transform: link => link.replace(/^https?:.*\/proxy\/dicom\/wado(?=\/)/, store) },
         },
       },
     ],

@@ -9,9 +9,9 @@ export function help(annotator) {
   const dialog = h('dialog.medsa-help', { 'aria-label': 'Keyboard shortcuts', onclose: () => dialog.remove() },
     h('h2', {}, 'How to work here'),
     h('p', {}, 'Choose a label, click the object: the mask comes at once. Click what is missing; Shift+click what is too much. '
-      + 'Drag to paint several points. Alt+click removes a prompt. The wheel, the middle and the right button do what they always do.'),
+      + 'Drag to scribble several points. Alt+click removes a prompt. The wheel, the middle and the right button do what they always do.'),
     h('div.medsa-keys', {}, groups.map(([name, entries]) => h('section', {}, h('h3', {}, name),
-      h('dl', {}, entries.map(({ shown, what }) => [h('dt', {}, h('kbd', {}, shown)), h('dd', {}, what)]).flat())))),
+      h('dl', {}, entries.flatMap(({ shown, what }) => [h('dt', {}, h('kbd', {}, shown)), h('dd', {}, what)]))))),
     close);
   dialog.addEventListener('keydown', event => {
     event.stopPropagation(); // the viewer's own shortcuts would keep Escape from closing it

@@ -9,12 +9,17 @@ export function shortcuts(annotator) {
   const tool = name => () => annotator.setTool(name);
   const entry = (group, shown, what, act, ...keys) => ({ group, shown, what, act, keys });
   return [
-    entry('Prompts', 'A', 'Include: click the object, or paint along it', tool('include'), 'a'),
-    entry('Prompts', 'S', 'Exclude: click what does not belong', tool('exclude'), 's'),
+    entry('Prompts', 'A', 'Include: click the object, or scribble along it', tool('include'), 'a'),
+    entry('Prompts', 'S', 'Exclude: click what does not belong, or scribble', tool('exclude'), 's'),
     entry('Prompts', 'D', 'Box: drag from corner to corner', tool('box'), 'd'),
+    entry('Prompts', 'F', 'Lasso: draw around the object; with Shift around what does not belong', tool('lasso'), 'f'),
     entry('Prompts', 'Esc', 'Look around: the viewer\'s own tools', () => annotator.escape(), 'Escape'),
     entry('Prompts', 'Backspace', 'Remove the newest prompt', () => annotator.removeNewest(), 'Backspace', 'Delete'),
     entry('Prompts', 'C', 'Keyboard cursor: arrows move it, Shift+arrows faster, Page keys change the slice, Space sets the prompt', () => annotator.toggleCursor(), 'c'),
+    entry('By hand', 'B, E', 'Brush and eraser: change the mask without the model; Shift turns one into the other', tool('brush'), 'b'),
+    { ...entry('', '', '', tool('erase'), 'e'), hidden: true },
+    entry('By hand', '− and +', 'A smaller, a larger brush', () => annotator.setBrush(annotator.brush / 1.25), '-'),
+    { ...entry('', '', '', () => annotator.setBrush(annotator.brush * 1.25), '+', '='), hidden: true },
     entry('Masks', 'Enter', 'Accept the mask: the next prompts are about another object', () => annotator.accept(), 'Enter'),
     entry('Masks', 'G', 'Run the model now', () => annotator.run(), 'g'),
     entry('Masks', 'L', 'Live: run after each prompt', () => annotator.toggle('live'), 'l'),

@@ -9,6 +9,9 @@ const TOOLS = [
   ['include', 'Include', 'A', 'M8 3v10M3 8h10'],
   ['exclude', 'Exclude', 'S', 'M3 8h10'],
   ['box', 'Box', 'D', 'M3 4h10v8h-10z'],
+  ['lasso', 'Lasso', 'F', 'M8 3c3 0 5.5 1.3 5.5 3.4S11 10 8 10 2.5 8.6 2.5 6.4 5 3 8 3zM5 9.5c-1 1.5-.5 3 1 3.5'],
+  ['brush', 'Brush', 'B', 'M13 3l-6 6M7.5 8.5c-2-.5-3.5.7-3.5 2.5 0 1-.6 1.6-1.5 2 3 .6 6-.6 5.7-3z'],
+  ['erase', 'Erase', 'E', 'M6 12.5l-3.5-3.5 6-6 4.5 4.5-5 5zM5.5 6l4.5 4.5M6 12.5h7'],
   ['look', 'Look', 'Esc', 'M8 2.5v11M2.5 8h11M6 4.5l2-2 2 2M6 11.5l2 2 2-2M4.5 6l-2 2 2 2M11.5 6l2 2-2 2'],
 ];
 const OPTIONS = [
@@ -62,17 +65,21 @@ function tools(annotator) {
     h('button.medsa-tool', { type: 'button', title: `${label} (${key})`, onclick: () => annotator.setTool(name) }, icon(path), h('span', {}, label), h('kbd', {}, key)));
   const switches = OPTIONS.map(([name, label, title]) =>
     h('button.medsa-switch', { type: 'button', role: 'switch', title, onclick: () => annotator.toggle(name) }, label));
+  const size = h('input.medsa-size', { type: 'range', min: '2', max: '60', title: 'Size of the brush (− and +)', 'aria-label': 'Size of the brush',
+    oninput: () => annotator.setBrush(Number(size.value)) });
   const run = h('button.medsa-run', { type: 'button', title: 'Run the model now (G)', onclick: () => annotator.run() }, 'Run');
   const show = () => {
     choices.forEach((button, n) => button.setAttribute('aria-pressed', TOOLS[n][0] === annotator.tool));
     switches.forEach((button, n) => button.setAttribute('aria-checked', Boolean({ ...runner.options, overwrite: annotator.work?.overwrite }[OPTIONS[n][0]])));
     run.hidden = runner.options.live;
+    size.value = annotator.brush;
+    size.style.visibility = ['brush', 'erase'].includes(annotator.tool) ? '' : 'hidden';
   };
   annotator.addEventListener('tool', show);
   annotator.addEventListener('options', show);
   annotator.addEventListener('series', show);
   show();
-  return h('div', {}, h('div.medsa-tools', { role: 'group', 'aria-label': 'Prompts' }, choices), h('div.medsa-options', {}, switches, run));
+  return h('div', {}, h('div.medsa-tools', { role: 'group', 'aria-label': 'Tools' }, choices, size), h('div.medsa-options', {}, switches, run));
 }
 
 /** The prompts of the open object, each with a button that takes it away, and the way back and forth. */
@@ -99,11 +106,12 @@ function prompts(annotator) {
 const SIGN = { include: '+', exclude: '−', box: '□' };
 
 function entry(annotator, label, prompt) {
-  const { kind, points, k } = prompt, [i, j] = points[0], many = kind !== 'box' && points.length > 1 ? ` ×${points.length}` : '';
-  const name = `${kind} at ${i}, ${j}, slice ${k + 1}`;
+  const { kind, points, outline, k } = prompt, [i, j] = points[0], slice = `slice ${annotator.screen.numberOf(k)}`;
+  const many = outline?.length ? ' · lasso' : kind !== 'box' && points.length > 1 ? ` · ${points.length} points` : '';
+  const name = `${kind} at ${i}, ${j}, ${slice}`;
   const point = on => () => annotator.pointAt(on ? prompt : null);
   return h('li', { onmouseenter: point(true), onmouseleave: point(false) },
     h('button.medsa-where', { type: 'button', title: `Show the ${name}`, onclick: () => annotator.screen.jump(points.at(-1)) },
-      h(`b.medsa-sign.medsa-${kind}`, { style: `--label: rgb(${label.color})` }, SIGN[kind]), `${i}, ${j} · slice ${k + 1}${many}`),
+      h(`b.medsa-sign.medsa-${kind}`, { style: `--label: rgb(${label.color})` }, SIGN[kind]), `${i}, ${j} · ${slice}${many}`),
     h('button.medsa-round', { type: 'button', 'aria-label': `Remove the ${name}`, title: 'Remove', onclick: () => annotator.removePrompt(prompt, label) }, '×'));
 }

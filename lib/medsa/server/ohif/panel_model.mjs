@@ -14,7 +14,7 @@ export function model(annotator) {
   const stop = h('button.medsa-plain', { type: 'button', hidden: true, onclick: () => act(server.stopTraining) }, 'Stop');
   const title = h('summary', {}, 'Model');
   const box = h('details.medsa-more', { ontoggle: () => show() }, title,
-    h('label.medsa-row', {}, 'Answers come from', adapter), h('label.medsa-row', {}, h('span', {}, 'The model sees the window on the screen'), seen),
+    h('label.medsa-row', {}, 'Answers', adapter), h('label.medsa-row', {}, 'Sees the window on the screen', seen),
     facts, now, bar, h('div.medsa-steps', {}, start, stop));
   let waiting = 0;
 
@@ -52,10 +52,10 @@ export function model(annotator) {
       ...(decision ? [['Last result', said(decision)]] : []),
       ...(status.problem ? [['Problem', status.problem]] : []),
     ];
-    facts.replaceChildren(...told.map(([name, value]) => [h('dt', {}, name), h('dd', {}, value)]).flat());
+    facts.replaceChildren(...told.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value)]));
     bar.hidden = !running;
     if (running && round.progress) bar.value = round.progress.part; else bar.removeAttribute('value');
-    now.textContent = running ? round.progress?.what ?? 'The training begins …' : round?.status === 'ERROR' ? round.details?.at(-1) ?? 'The last training failed.' : '';
+    now.textContent = round ? doing(round) : '';
     [start.hidden, stop.hidden] = [running, !running];
     return running;
   };
@@ -67,6 +67,13 @@ export function model(annotator) {
 }
 
 const NAMED = { current: 'the served version', none: 'the backbone alone' };
+
+/** What a round of training is at, or how it ended. */
+function doing({ status, progress, details = [] }) {
+  if (status === 'RUNNING') return progress ? `${progress.what} … ${Math.round(100 * progress.part)} %` : 'The training begins …';
+  if (status === 'STOPPED') return 'The training was stopped.';
+  return details.at(-1) ?? (status === 'ERROR' ? 'The training failed.' : '');
+}
 
 function said({ event, promoted, version, reasons = [] }) {
   const what = event === 'decided' ? (promoted ? 'is served now' : 'was refused') : event;

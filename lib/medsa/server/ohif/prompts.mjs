@@ -1,14 +1,19 @@
-// Prompts on the screen: drawn above the planes, set with the pointer or the keyboard, nothing of the viewer's own tools.
+// Prompts and the brush on the screen: drawn above the planes, set with the pointer, nothing of the viewer's own tools.
+
+import { distance, sampled, touched, within } from './strokes.mjs';
 
 const SVG = 'http://www.w3.org/2000/svg';
-const DRAG = 5, NEAR = 9, SCRIBBLE_STEP = 14, SCRIBBLE_MOST = 16;
-const OPPOSITE = { include: 'exclude', exclude: 'include', box: 'box' };
+const DRAG = 5, NEAR = 9;
+const OPPOSITE = { include: 'exclude', exclude: 'include', box: 'box', lasso: 'carve', brush: 'erase', erase: 'brush' };
+const SETS = { include: 'include', exclude: 'exclude', lasso: 'include', carve: 'exclude' };
+const PAINTS = ['brush', 'erase'];
 
 export class Prompts {
-  /** `annotator`: {tool, work, screen, place(kind, voxels), removePrompt(prompt), note(sentence)}. */
+  /** `annotator`: {tool, brush, work, screen, place(kind, voxels), paint(voxels, add), removePrompt(prompt), note(sentence)}. */
   constructor(annotator) {
     this.annotator = annotator;
     this.elements = new Map();
+    this.hover = null;
     this.ending = new AbortController();
     const options = { capture: true, signal: this.ending.signal };
     window.addEventListener('pointerdown', event => this.down(event), options);
@@ -26,6 +31,10 @@ export class Prompts {
   }
 
   redraw = () => this.draw();
+
+  get painting() {
+    return PAINTS.includes(this.annotator.tool);
+  }
 
   /** Planes come and go with the layout. */
   follow() {
@@ -67,15 +76,27 @@ export class Prompts {
       return;
     }
     const kind = event.shiftKey ? OPPOSITE[annotator.tool] : annotator.tool;
-    if (kind === 'box' && !annotator.screen.isAcquired(plane.viewport)) {
-      annotator.note('Draw boxes on the plane the images were taken in; points may be set on any.');
-      return;
-    }
-    this.drag = { plane, kind, path: [start] };
+    const problem = this.misplaced(kind, plane.viewport);
+    if (problem) annotator.note(problem);
+    else this.drag = { plane, kind, path: [start] };
+  }
+
+  /** Why a tool cannot be used on a plane; "" when it can. */
+  misplaced(kind, viewport) {
+    const { screen } = this.annotator;
+    if (kind === 'box' && !screen.isAcquired(viewport)) return 'Draw boxes on the plane the images were taken in; points may be set on any.';
+    if (PAINTS.includes(kind) && !screen.axesOf(viewport)) return 'This plane lies askew in the images: paint on the one they were taken in.';
+    return '';
   }
 
   move(event) {
-    if (!this.drag) return;
+    if (!this.drag) {
+      const had = this.hover;
+      this.hover = this.painting ? this.plane(event) ?? null : null;
+      if (this.hover) this.hover = { ...this.hover, at: this.point(event, this.hover) };
+      if (this.hover || had) this.draw();
+      return;
+    }
     event.stopImmediatePropagation();
     this.drag.path.push(this.point(event, this.drag.plane));
     this.draw();
@@ -91,7 +112,10 @@ export class Prompts {
     if (kind === 'box') {
       if (far) this.placeBox(viewport, path[0], path.at(-1));
       else this.annotator.note('Drag from one corner of the box to the other.');
-    } else this.place(kind, viewport, far ? sampled(path) : path.slice(0, 1));
+    } else if (PAINTS.includes(kind)) this.paint(viewport, path, kind === 'brush');
+    else if (kind === SETS[kind]) this.place(kind, viewport, far ? sampled(path) : path.slice(0, 1));
+    else if (far) this.place(SETS[kind], viewport, within(path), path);
+    else this.annotator.note('Drag around the object, and let go where you began.');
     this.draw();
   }
 
@@ -100,16 +124,27 @@ export class Prompts {
     this.draw();
   }
 
-  place(kind, viewport, points) {
-    const voxels = points.map(point => this.annotator.screen.voxelAt(viewport, point)).filter(Boolean);
-    const different = voxels.filter((voxel, n) => voxels.findIndex(other => String(other) === String(voxel)) === n);
-    if (different.length) this.annotator.place(kind, different);
+  /** A prompt of the voxels at these points; `outline`: the lasso they were found in. */
+  place(kind, viewport, points, outline = []) {
+    const voxels = this.voxels(viewport, points);
+    if (voxels.length) this.annotator.place(kind, voxels, this.voxels(viewport, outline));
+    else this.annotator.note('That is outside the image.');
+  }
+
+  /** The voxels at points of a plane, each once. */
+  voxels(viewport, points) {
+    const found = points.map(point => this.annotator.screen.voxelAt(viewport, point)).filter(Boolean);
+    return [...new Map(found.map(voxel => [String(voxel), voxel])).values()];
+  }
+
+  paint(viewport, path, add) {
+    const { screen, brush, work: { grid } } = this.annotator, middle = screen.voxelNear(viewport, path[0]);
+    const voxels = touched(path, brush, middle, screen.axesOf(viewport), voxel => screen.canvasOf(viewport, voxel));
+    this.annotator.paint(voxels.filter(voxel => voxel.every((value, n) => value >= 0 && value < grid.sizes[n])), add);
   }
 
   placeBox(viewport, a, b) {
-    const { screen, work: { grid } } = this.annotator, inside = canvas =>
-      screen.volume.imageData.worldToIndex(viewport.canvasToWorld(canvas)).map((value, n) => clamp(Math.round(value), grid.sizes[n] - 1));
-    const [from, to] = [inside(a), inside(b)];
+    const { screen } = this.annotator, [from, to] = [screen.voxelNear(viewport, a), screen.voxelNear(viewport, b)];
     if (from[0] === to[0] || from[1] === to[1]) return;
     const low = from.map((value, n) => Math.min(value, to[n])), high = from.map((value, n) => Math.max(value, to[n]));
     this.annotator.place('box', [low, [high[0], high[1], low[2]]]);
@@ -145,15 +180,24 @@ export class Prompts {
       if (!screen.isAcquired(viewport)) return [];
       return [shape('polygon', { points: corners(prompt).map(at).join(' '), stroke: colour, class: ['medsa-box', ...emphasis].join(' ') })];
     }
-    return prompt.points.map(voxel => mark(at(voxel), prompt.kind, colour, emphasis));
+    const outline = prompt.outline?.length
+      ? [shape('polygon', { points: prompt.outline.map(at).join(' '), stroke: colour, class: `medsa-lasso medsa-${prompt.kind}` })] : [];
+    return [...outline, ...prompt.points.map(voxel => mark(at(voxel), prompt.kind, colour, emphasis))];
   }
 
   unfinished(viewport) {
-    if (this.drag?.plane.viewport !== viewport) return [];
+    if (this.drag?.plane.viewport !== viewport) return this.painting && this.hover?.viewport === viewport ? [this.tip(this.hover.at)] : [];
     const { kind, path } = this.drag, colour = `rgb(${this.annotator.work.active.color})`, [a, b] = [path[0], path.at(-1)];
     if (kind === 'box')
       return [shape('polygon', { points: [a, [b[0], a[1]], b, [a[0], b[1]]].join(' '), stroke: colour, class: 'medsa-box' })];
-    return [shape('polyline', { points: path.join(' '), stroke: colour, class: `medsa-stroke medsa-${kind}` })];
+    if (kind in SETS) return [shape('polyline', { points: path.join(' '), stroke: colour, class: `medsa-stroke medsa-${SETS[kind]}` })];
+    const width = 2 * this.annotator.brush, stroke = kind === 'brush' ? colour : '#000';
+    return [shape('polyline', { points: [...path, b].join(' '), stroke, 'stroke-width': width, class: 'medsa-painted' }), this.tip(b)];
+  }
+
+  /** The brush's rim at a point of the canvas. */
+  tip([cx, cy]) {
+    return shape('circle', { cx, cy, r: this.annotator.brush, class: 'medsa-tip' });
   }
 
   pointer(viewport) {
@@ -164,20 +208,9 @@ export class Prompts {
   }
 }
 
-const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
-const clamp = (value, most) => Math.max(0, Math.min(most, value));
-
-/** A stroke as points at even distances, at most some. */
-function sampled(path) {
-  const points = [path[0]];
-  for (const point of path) if (distance(point, points.at(-1)) >= SCRIBBLE_STEP) points.push(point);
-  const step = Math.max(1, points.length / SCRIBBLE_MOST);
-  return Array.from({ length: Math.min(points.length, SCRIBBLE_MOST) }, (_, n) => points[Math.floor(n * step)]);
-}
-
 /** The voxels that a prompt's outline goes through. */
-function corners({ kind, points: [a, b], points }) {
-  return kind === 'box' ? [a, [b[0], a[1], a[2]], b, [a[0], b[1], a[2]]] : points;
+function corners({ kind, points: [a, b], points, outline = [] }) {
+  return kind === 'box' ? [a, [b[0], a[1], a[2]], b, [a[0], b[1], a[2]]] : [...points, ...outline];
 }
 
 function shape(name, attributes) {

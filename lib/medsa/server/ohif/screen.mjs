@@ -96,23 +96,46 @@ export class Screen {
     return voxel.every((value, n) => value >= 0 && value < this.work.grid.sizes[n]) ? voxel : null;
   }
 
+  /** The voxel at a point of a plane's canvas, or the nearest one of the image. */
+  voxelNear(viewport, point) {
+    const { sizes } = this.work.grid;
+    return this.volume.imageData.worldToIndex(viewport.canvasToWorld(point))
+      .map((value, n) => Math.max(0, Math.min(sizes[n] - 1, Math.round(value))));
+  }
+
   canvasOf(viewport, voxel) {
     return viewport.worldToCanvas(this.volume.imageData.indexToWorld(voxel));
   }
 
+  /** How far a plane's normal goes along each axis of the grid, -1 to 1. */
+  along(viewport) {
+    const { viewPlaneNormal } = viewport.getCamera(), { direction } = this.volume;
+    return [0, 1, 2].map(axis => [0, 1, 2].reduce((sum, n) => sum + viewPlaneNormal[n] * direction[3 * axis + n], 0));
+  }
+
   /** True when the plane shows the series' own slices. */
   isAcquired(viewport) {
-    const { viewPlaneNormal } = viewport.getCamera(), { direction } = this.volume;
-    return Math.abs([0, 1, 2].reduce((sum, n) => sum + viewPlaneNormal[n] * direction[6 + n], 0)) > 0.999;
+    return Math.abs(this.along(viewport)[2]) > 0.999;
+  }
+
+  /** The two axes of the grid that lie in a plane; null for a plane that lies askew in it. */
+  axesOf(viewport) {
+    const through = this.along(viewport).findIndex(part => Math.abs(part) > 0.999);
+    return through < 0 ? null : [0, 1, 2].filter(axis => axis !== through);
+  }
+
+  /** The number of slice k as the viewer counts them, from 1. */
+  numberOf(k) {
+    const plane = this.planes().find(({ viewport }) => this.isAcquired(viewport));
+    return plane && this.along(plane.viewport)[2] < 0 ? this.work.grid.sizes[2] - k : k + 1;
   }
 
   /** True when a voxel lies in the plane as it is scrolled now. */
   isSeen(viewport, voxel) {
-    const { focalPoint, viewPlaneNormal } = viewport.getCamera(), { direction, spacing } = this.volume;
+    const { focalPoint, viewPlaneNormal } = viewport.getCamera(), { spacing } = this.volume;
     const world = this.volume.imageData.indexToWorld(voxel);
     const away = Math.abs([0, 1, 2].reduce((sum, n) => sum + (world[n] - focalPoint[n]) * viewPlaneNormal[n], 0));
-    const thick = [0, 1, 2].reduce((sum, axis) => sum + spacing[axis]
-      * Math.abs([0, 1, 2].reduce((dot, n) => dot + direction[3 * axis + n] * viewPlaneNormal[n], 0)), 0);
+    const thick = this.along(viewport).reduce((sum, part, axis) => sum + spacing[axis] * Math.abs(part), 0);
     return away <= thick / 2 + 1e-3;
   }
 

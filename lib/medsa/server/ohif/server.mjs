@@ -57,7 +57,7 @@ export class Server {
   addLabel = name => this.send('medsa/labels', { name });
   train = () => this.send('train/medsa?enqueue=true');
   stopTraining = () => this.json('train/', { method: 'DELETE' });
-  next = strategy => this.send(`activelearning/${strategy}`, { client_id: WINDOW });
+  next = (strategy, skip) => this.send(`activelearning/${encodeURIComponent(strategy)}`, { client_id: WINDOW, skip });
   progress = (series, label) => this.json(`medsa/progress?${new URLSearchParams({ image: series, label, client_id: WINDOW })}`);
   segmentations = series => this.json(`medsa/segmentations?image=${series}`);
 

@@ -62,9 +62,9 @@ export class Work extends EventTarget {
     return [at % this.grid.sizes[0], Math.floor(at / this.grid.sizes[0]), k];
   }
 
-  /** One more prompt of the active label: {kind: include | exclude | box, points: [[i, j, k], ...]}. */
-  prompt(kind, points) {
-    const label = this.active, prompt = { id: (this.prompts += 1), kind, points, k: points.at(-1)[2] };
+  /** One more prompt of the active label: {kind: include | exclude | box, points: [[i, j, k], ...], outline: the lasso}. */
+  prompt(kind, points, outline = []) {
+    const label = this.active, prompt = { id: (this.prompts += 1), kind, points, outline, k: points.at(-1)[2] };
     const others = label.object.prompts.filter(one => kind !== 'box' || one.kind !== 'box' || one.k !== prompt.k);
     return this.step(label, { ...label.object, prompts: [...others, prompt] });
   }
@@ -81,6 +81,18 @@ export class Work extends EventTarget {
   /** Leave the mask as it is; the next prompts of this label are about another object. */
   accept(label = this.active) {
     return label.object.prompts.length ? this.step(label, next(label.object), null) : null;
+  }
+
+  /** Add voxels to the active label by hand, or take them away from it; its open object is accepted. */
+  paint(voxels, add) {
+    const label = this.active, [I, J] = this.grid.sizes, { index } = label;
+    const inside = new Set(voxels.map(([i, j, k]) => i + I * (j + J * k)));
+    const at = Uint32Array.from(inside).toSorted().filter(one =>
+      (add ? this.voxels[one] !== index && (this.overwrite || !this.voxels[one]) : this.voxels[one] === index));
+    if (!at.length) return null;
+    const step = this.step(label, next(label.object), null);
+    this.make(step, { at, before: at.map(one => this.voxels[one]), after: at.map(() => (add ? index : 0)) });
+    return step;
   }
 
   /** Take away what is there of a label. */
