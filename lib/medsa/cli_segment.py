@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from medsa.data.volume import Volume
     from medsa.prompts.prompt import Prompt
-    from medsa.segmenter import Result, Segmenter
+    from medsa.segmenter import Result, Segmenter, Start
 
 SEGMENT = """\
 Segment the object that points and boxes mean, and write its mask.
@@ -36,6 +37,7 @@ examples:
   medsa segment brain.nii.gz --point 98,120,90 -o mask.nii.gz
   medsa segment skin.png --point 210,180 --point 20,20,- -o mask.png --overlay look.png
   medsa segment ct-folder --box 100,120,180,200 --slice 42 -o liver.dcm --name liver
+  medsa segment brain.nii.gz --start mask.nii.gz --point 90,110,84,- --fill-holes -o better.nii.gz
   medsa segment case.nii.gz --point 61,70,20 --slice-only --truth label.nii.gz --label 1 -o mask.nii.gz
 """
 
@@ -67,6 +69,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     prompts.add_argument("--slice", type=int, metavar="K", help="the slice of prompts that name no k")
     prompts.add_argument(
         "--slice-only", action="store_true", help="do not follow the object into the other slices of a volume"
+    )
+    prompts.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="a mask of the same image to correct with the points, instead of beginning anew",
+    )
+    finish = segment.add_argument_group("afterwards (parts and holes with a point on them stay)")
+    finish.add_argument("--largest-component", action="store_true", help="keep the largest part alone")
+    finish.add_argument("--fill-holes", action="store_true", help="fill the holes of each slice")
+    finish.add_argument(
+        "--smallest", type=float, default=0.0, metavar="MM3", help="drop parts smaller than so many mm³"
     )
     outputs = segment.add_argument_group("output")
     outputs.add_argument(
@@ -105,7 +119,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _segment(args: argparse.Namespace) -> None:
     points = [parse_point(text) for text in args.point]
     box = parse_box(args.box) if args.box else None
-    if not box and not any(positive for *_, positive in points):
+    if not box and not args.start and not any(positive for *_, positive in points):
         raise BadInputError("nothing says where the object is: give --point I,J,K on it, or --box")
     _check_output(args.output, (".nii.gz", ".nii", ".nrrd", ".png", ".dcm"))
     if args.overlay:
@@ -121,13 +135,16 @@ def _segment(args: argparse.Namespace) -> None:
     from medsa.data.window import check_window
     from medsa.data.write import write_mask
     from medsa.files import write_atomically
+    from medsa.segmenter import Finish, Start, finished
 
+    wanted = Finish(args.largest_component, args.fill_holes, args.smallest)
     check_window(args.window)
     volume = read_volume(args.image)
     prompt = _prompt(points, box, args.slice, volume)
     labels = load_labels(args.labels)
     label = labels.by_name(args.name)
     truth = _truth(read_label(args.truth, volume), args.label) if args.truth else None
+    start = Start(read_label(args.start, volume) != 0) if args.start else None
 
     algorithm = Algorithm("medsa", medsa.__version__)
     save = partial(write_mask, volume=volume, labels=labels, algorithm=algorithm)
@@ -137,7 +154,8 @@ def _segment(args: argparse.Namespace) -> None:
         save(Path(folder) / args.output.name, corner)
 
     segmenter = _segmenter(args)
-    result = _run(segmenter, volume, prompt, args)
+    result = _run(segmenter, volume, prompt, start, args)
+    result = replace(result, mask=finished(result.mask, prompt, volume.spacing, wanted))
     k = _shown_slice(prompt, args.slice, result)
     lines = _report(result, k, truth)
     print(*lines, ", ".join(f"{name} {ms / 1e3:.2f} s" for name, ms in result.timings.items()), sep="\n")
@@ -148,8 +166,8 @@ def _segment(args: argparse.Namespace) -> None:
     save(args.output, result.mask * label.index)
     print(f"wrote {args.output}")
     if args.overlay:
-        wanted, window = None if truth is None else truth[:, :, k], segmenter.window(volume, args.window)
-        image = draw_overlay(volume, k, window, result.mask[:, :, k], prompt, wanted, lines)
+        there, window = None if truth is None else truth[:, :, k], segmenter.window(volume, args.window)
+        image = draw_overlay(volume, k, window, result.mask[:, :, k], prompt, there, lines)
         image.save(buffer := BytesIO(), format="PNG")
         write_atomically(args.overlay, buffer.getvalue())
         print(f"wrote {args.overlay}")
@@ -263,9 +281,12 @@ def _segmenter(args: argparse.Namespace) -> Segmenter:
     return segmenter
 
 
-def _run(segmenter: Segmenter, volume: Volume, prompt: Prompt, args: argparse.Namespace) -> Result:
+def _run(
+    segmenter: Segmenter, volume: Volume, prompt: Prompt, start: Start | None, args: argparse.Namespace
+) -> Result:
     if volume.shape[2] == 1 or args.slice_only:
-        return segmenter.segment_slice(volume, prompt, _one_slice(prompt, args.slice), window=args.window)
+        k = _one_slice(prompt, args.slice)
+        return segmenter.segment_slice(volume, prompt, k, window=args.window, start=start)
     from tqdm import tqdm
 
     with tqdm(total=volume.shape[2], unit="slice", leave=False, disable=None) as bar:
@@ -275,7 +296,7 @@ def _run(segmenter: Segmenter, volume: Volume, prompt: Prompt, args: argparse.Na
             bar.update(done - bar.n)
 
         return segmenter.segment_volume(
-            volume, prompt, window=args.window, progress=progress, cancelled=interrupted
+            volume, prompt, window=args.window, start=start, progress=progress, cancelled=interrupted
         )
 
 
@@ -284,7 +305,8 @@ def _one_slice(prompt: Prompt, k: int | None) -> int:
 
     if k is not None:
         return k
-    slices = {int(k) for k in np.rint(prompt.foreground[:, 2])}
+    said = prompt.foreground if len(prompt.foreground) or prompt.box is not None else prompt.background
+    slices = {int(k) for k in np.rint(said[:, 2])}
     if prompt.box is not None and prompt.box[0, 2] == prompt.box[1, 2]:
         slices.add(int(prompt.box[0, 2]))
     if len(slices) != 1:
@@ -298,9 +320,11 @@ def _shown_slice(prompt: Prompt, k: int | None, result: Result) -> int:
     """The slice that is drawn and whose Dice is printed: the user's, or where the first prompt lies."""
     if k is not None:
         return k
-    if len(prompt.foreground):
-        return round(float(prompt.foreground[0, 2]))
-    assert prompt.box is not None  # noqa: S101 - a prompt holds points or a box
+    for points in (prompt.foreground, prompt.background):
+        if len(points):
+            return round(float(points[0, 2]))
+    if prompt.box is None:
+        return result.slices[len(result.slices) // 2]
     middle = round(float(prompt.box[:, 2].mean()))
     return middle if middle in result.slices or not result.slices else result.slices[0]
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from medsa import cli_overlay
 from medsa.cli import main
@@ -161,6 +162,23 @@ def test_a_dicom_folder_becomes_a_dicom_seg_of_the_named_label(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kidney.dcm", "look.png"]
 
 
+def test_a_mask_is_corrected_where_a_point_contradicts_it_and_finished_as_asked(
+    nifti: tuple[Path, Path], tmp_path: Path
+) -> None:
+    image, labels = nifti
+    whole, less = tmp_path / "whole.nii.gz", tmp_path / "less.nii.gz"
+    assert run("segment", image, "--start", labels, "-o", whole) == 0
+    before = read_label(whole, read_volume(image)) != 0
+    assert (before == (read_label(labels, read_volume(image)) != 0)).all()
+    i, j, k = np.argwhere(before)[before.sum() // 2].tolist()
+    assert run("segment", image, "--start", labels, "--point", f"{i},{j},{k},-", "-o", less) == 0
+    after = read_label(less, read_volume(image)) != 0
+    assert not after[i, j, k]
+    assert (after <= before).all()
+    assert run("segment", image, "--start", less, "--largest-component", "--fill-holes", "-o", whole) == 0
+    assert ndimage.label(read_label(whole, read_volume(image)))[1] == 1
+
+
 def test_a_picture_needs_no_slice_and_background_points_are_kept_out(picture: Path, tmp_path: Path) -> None:
     out = tmp_path / "mask.png"
     assert run("segment", picture, "--point", "40,45", "--point", "100,10,-", "-o", out) == 0
@@ -182,6 +200,8 @@ def test_a_picture_needs_no_slice_and_background_points_are_kept_out(picture: Pa
         (["{image}", "--point", "5,5", "--slice", "12", "-o", "{out}"], "--slice 12 lies outside"),
         (["{image}", "--point", "nan,5,3", "-o", "{out}"], "finite"),
         (["{image}", "--box", "5,5,5,20,3,3", "-o", "{out}"], "no area"),
+        (["{image}", "--start", "{labels}", "--box", "5,5,20,20,3,3", "-o", "{out}"], "with clicks"),
+        (["{image}", "--point", "5,5,3", "--smallest", "-1", "-o", "{out}"], "cubic millimetres"),
         (["{image}", "--point", "5,5,3", "-o", "{out}.jpg"], "must end in"),
         (["{image}", "--point", "5,5,3", "-o", "{folder}/x.png"], "a PNG holds one slice"),
         (["{image}", "--point", "5,5,3", "-o", "{folder}/x.dcm"], "DICOM"),

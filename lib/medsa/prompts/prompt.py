@@ -33,9 +33,9 @@ class Prompt:
     """Points and at most one box, voxel `(i, j, k)` = (column, row, slice), centre of voxel = integer.
 
     `foreground` (P, 3), `background` (N, 3): points on and off the object, in the order they were set.
-    `box` (2, 3) or None: lowest and highest corner, both inclusive; a box on one slice has equal `k`.
-    Raises `BadInputError` for NaN, wrong shapes and boxes without area. Whether a prompt lies inside a given
-    volume is asked by `inside(shape)`.
+    `box` (2, 3) or None: lowest and highest corner, both inclusive; a box on one slice has equal `k`, one
+    that was drawn in another plane equal `i` or `j`. Raises `BadInputError` for NaN, wrong shapes and boxes
+    without area. Whether a prompt lies inside a given volume is asked by `check_inside(shape)`.
     """
 
     foreground: Points = field(default_factory=lambda: np.empty((0, 3)))
@@ -50,10 +50,15 @@ class Prompt:
             if corners.shape != (2, 3):
                 raise BadInputError("box must hold two corners [i, j, k]")
             box = np.stack([corners.min(axis=0), corners.max(axis=0)])
-            if (box[1, :2] - box[0, :2] <= 0).any():
-                raise BadInputError("the box has no area: its corners must differ in column and row")
+            if (box[1] - box[0] <= 0).sum() > 1:
+                raise BadInputError("the box has no area: its corners must differ along two axes")
             box.setflags(write=False)
             object.__setattr__(self, "box", box)
+
+    @property
+    def across(self) -> bool:
+        """True when the box was drawn in a plane that crosses the slices: it is flat along i or j."""
+        return self.box is not None and bool((self.box[0, :2] == self.box[1, :2]).any())
 
     @property
     def empty(self) -> bool:

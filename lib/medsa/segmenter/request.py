@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from medsa.data.model_input import Frame, picture_of, slice_input, slice_pixels
 from medsa.data.volume import Volume
 from medsa.prompts.prompt import Prompt
+from medsa.segmenter.corrections import correct
 from medsa.segmenter.session import Point, Session, SlicePrompt, State
 from medsa.segmenter.slabs import Slab, slabs_with
 from medsa.segmenter.slices import Encoded
+from medsa.segmenter.start import Start
 
 if TYPE_CHECKING:
     from medsa.segmenter.runtime import Segmenter
@@ -46,7 +48,12 @@ class Result:
 
 
 class Request:
-    """A volume, its prompts and a clock; gone when it is answered. Slices are encoded in slabs of `depth`."""
+    """A volume, its prompts and a clock; gone when it is answered. Slices are encoded in slabs of `depth`.
+
+    `prompt` is what the model is asked with, `bounds` (2, 3) voxels or None what the object may not leave:
+    a box that spans slices is both, one drawn across the slices becomes a click in its middle and bounds.
+    `start` is a mask to begin with instead of nothing, or None.
+    """
 
     def __init__(
         self,
@@ -56,11 +63,13 @@ class Request:
         window: str,
         session: Session | None,
         depth: int = 1,
+        start: Start | None = None,
     ) -> None:
         self.started = time.perf_counter()
         prompt.check_inside(volume.shape)
-        self.segmenter, self.volume, self.prompt, self.session = segmenter, volume, prompt, session
-        self.depth = depth
+        self.segmenter, self.volume, self.session = segmenter, volume, session
+        self.prompt, self.bounds = in_space(prompt, volume.shape)
+        self.depth, self.start = depth, start
         self.window = segmenter.window(volume, window)
         self.frame = Frame.of(volume, segmenter.sam.config, segmenter.sam.image_size)
         self.timings = {"encode": 0.0, "decode": 0.0}
@@ -78,19 +87,29 @@ class Request:
             box = (x0, y0, x1, y1)
         return SlicePrompt(points(self.prompt.foreground), points(self.prompt.background), box)
 
-    def locates(self, k: int) -> bool:
-        """True when a prompt of slice k says where the object is."""
-        prompt = self.on_slice(k)
-        return bool(prompt.foreground) or prompt.box is not None
-
     @property
-    def bounded(self) -> bool:
-        """True when a box that spans slices bounds the object."""
-        box = self.prompt.box
-        return box is not None and bool(np.rint(box[0, 2]) < np.rint(box[1, 2]))
+    def cells(self) -> int:
+        """Logits a side of the model's square."""
+        return 4 * self.segmenter.sam.embedding_size
+
+    def begins(self, k: int) -> bool:
+        """True when there is a mask to begin with on slice k."""
+        return self.start is not None and k in self.start.slices
+
+    def locates(self, k: int) -> bool:
+        """True when a prompt of slice k, or the mask to begin with, says where the object is."""
+        prompt = self.on_slice(k)
+        return bool(prompt.foreground) or prompt.box is not None or self.begins(k)
 
     def answer(self, k: int) -> State:
-        """The mask of a slice's own prompts; from the session when it knows it."""
+        """The mask of a slice's own prompts; from the session when it knows it.
+
+        A mask to begin with is corrected around the clicks, without the model.
+        """
+        if self.start is not None and self.begins(k):
+            before = self.start.state(k, self.frame, self.cells)
+            picture = torch.from_numpy(self.pixels(k, self.cells) / 255)
+            return State(correct(before.logits, picture, self.on_slice(k), self.frame).half(), before.score)
         key, encoded = self.encoded(k)
         prompt = self.on_slice(k)
         remembered = (key, self.segmenter.sam.adapter_digest)
@@ -117,7 +136,10 @@ class Request:
         """The answer to the user: the slices' masks on the volume's grid."""
         mask = np.zeros(self.volume.shape, np.uint8, order="F")
         for k, state in states.items():
-            mask[:, :, k] = self.frame.logits_to_voxel(state.logits.float()[None])[0].numpy().T > 0
+            if self.start is not None and self.begins(k):
+                mask[:, :, k] = self.start.corrected(k, state, self.frame)
+            else:
+                mask[:, :, k] = self.frame.logits_to_voxel(state.logits.float()[None])[0].numpy().T > 0
         found = mask.any()
         for points, value in ((self.prompt.foreground, 1), (self.prompt.background, 0)):
             i, j, k = np.rint(points[np.isin(np.rint(points[:, 2]), list(states))]).astype(int).T
@@ -183,3 +205,21 @@ class Request:
             yield
         finally:
             self.timings[name] += 1e3 * (time.perf_counter() - started)
+
+
+def in_space(prompt: Prompt, shape: tuple[int, int, int]) -> tuple[Prompt, NDArray[np.float64] | None]:
+    """What to ask a model that sees slices, and the box (2, 3) that bounds the object, if there is one.
+
+    A box that was drawn across the slices says where the object is in its own plane: its middle is a click
+    on it, and the object may reach as far as the image along the axis on which the box is flat.
+    """
+    box = prompt.box
+    if box is None or not prompt.across:
+        bounded = box is not None and bool(np.rint(box[0, 2]) < np.rint(box[1, 2]))
+        return prompt, box if bounded else None
+    last = np.array(shape, dtype=np.float64) - 1
+    clipped = box.clip(0, last)
+    flat = box[0] == box[1]
+    bounds = np.stack([np.where(flat, 0, clipped[0]), np.where(flat, last, clipped[1])])
+    middle = np.rint(clipped.mean(axis=0))
+    return Prompt(np.vstack([middle[None], prompt.foreground]), prompt.background), bounds

@@ -16,6 +16,7 @@ from medsa.segmenter.cache import ContentCache
 from medsa.segmenter.request import Request, Result
 from medsa.segmenter.session import Session
 from medsa.segmenter.slices import Encoded, SliceDecoder
+from medsa.segmenter.start import Start, check_start
 from medsa.segmenter.turns import Turns
 from medsa.segmenter.volumes import Following, clicks_of
 
@@ -62,13 +63,18 @@ class Segmenter:
         *,
         window: str = "auto",
         session: Session | None = None,
+        start: Start | None = None,
     ) -> Result:
         """The object that the prompts on slice k mean; those on other slices are left out.
 
-        With a `session`, further clicks refine the mask of the clicks before them. Raises `BadInputError`
-        when slice k or a prompt lies outside, or when no prompt on slice k says where the object is.
+        With a `session`, further clicks refine the mask of the clicks before them; where `start` holds
+        something they correct that, around them. Raises `BadInputError` when slice k or a prompt lies
+        outside, or when no prompt on slice k says where the object is.
         """
-        request = Request(self, volume, prompt, window, session)
+        check_start(start, volume, prompt)
+        if prompt.across:
+            raise BadInputError("the box crosses the slices: draw it on one, or ask for the volume")
+        request = Request(self, volume, prompt, window, session, start=start)
         if not 0 <= k < volume.shape[2]:
             raise BadInputError(
                 f"slice {k} lies outside the image: its slices are 0 to {volume.shape[2] - 1}"
@@ -86,6 +92,7 @@ class Segmenter:
         *,
         window: str = "auto",
         session: Session | None = None,
+        start: Start | None = None,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Result:
@@ -93,15 +100,19 @@ class Segmenter:
 
         A box that spans slices bounds the object and starts in its middle, unless clicks inside say where
         else. With a `session`, further clicks correct what was answered before, around them and on no slice
-        that the user has spoken about; a request that is cancelled leaves the session as it was.
+        that the user has spoken about; a request that is cancelled leaves the session as it was. With a
+        `start` all clicks correct that mask, and what none of them changes stays as it is.
         `progress(done, most)` counts slices. Raises `BadInputError` like `segment_slice`, and
         `CancelledError` soon after `cancelled()` turns true.
         """
-        request = Request(self, volume, prompt, window, session, self.depth)
-        if prompt.empty:
+        check_start(start, volume, prompt)
+        request = Request(self, volume, prompt, window, session, self.depth, start)
+        if prompt.empty and start is None:
             raise BadInputError("nothing says where the object is: click on it or draw a box around it")
         middle = volume.slice_digest(volume.shape[2] // 2)  # another image under the same name is another one
-        clicks, remembered = clicks_of(request), (middle, str(request.window), self.sam.adapter_digest)
+        begun = start.digest if start is not None else ""
+        clicks = clicks_of(request)
+        remembered = middle, str(request.window), self.sam.adapter_digest, begun
         known = session.recall_volume(remembered, clicks) if session is not None else None
         if known is not None and known[0] == clicks:
             return request.result(known[1].states)

@@ -44,10 +44,9 @@ class Following:
     def answer(self, before: tuple[SlicePrompt, Answer] | None = None) -> Answer:
         """The answer to all prompts; `before` are fewer of them, and what was answered to those."""
         clicks = clicks_of(self.request)
-        said, answer = before or (SlicePrompt(), Answer({}, self._starts(), frozenset()))
-        if before is None or (
-            answer.settled == answer.anchors and fresh_slices(clicks, said) <= answer.anchors
-        ):
+        said, answer = before or (SlicePrompt(), self._begun())
+        refined = answer.settled == answer.anchors and fresh_slices(clicks, said) <= answer.anchors
+        if self.request.start is None and (before is None or refined):
             anchors = {k: self._asked(k) for k in sorted(answer.anchors)}
             states = self._followed(anchors, self._bounds(anchors))
             answer = Answer(states, answer.anchors, answer.anchors)
@@ -57,13 +56,20 @@ class Following:
             answer = self._corrected(answer, k, said)
         return answer
 
-    def _starts(self) -> frozenset[int]:
-        """The slices to start from: those with a click, that of a flat box, or the middle of a box."""
-        prompt, depth = self.request.prompt, self.request.volume.shape[2]
+    def _begun(self) -> Answer:
+        """What there is before any prompt: a mask to begin with, or only the slices to start from.
+
+        Those are the ones with a click, that of a flat box, or the middle of a box.
+        """
+        request = self.request
+        if request.start is not None:
+            states = {k: request.start.state(k, request.frame, request.cells) for k in request.start.slices}
+            return Answer(states, frozenset(), frozenset())
+        prompt = request.prompt
         starts = {int(k) for k in np.rint(prompt.foreground[:, 2])}
-        if prompt.box is not None and (not starts or not self.request.bounded):
-            starts.add(int(np.rint(prompt.box[:, 2].clip(0, depth - 1).mean())))
-        return frozenset(starts)
+        if prompt.box is not None and (not starts or request.bounds is None):
+            starts.add(int(np.rint(prompt.box[:, 2].clip(0, request.volume.shape[2] - 1).mean())))
+        return Answer({}, frozenset(starts), frozenset())
 
     def _asked(self, k: int) -> State:
         """The mask of slice k's own prompts."""
@@ -77,10 +83,10 @@ class Following:
 
     def _bounds(self, anchors: Iterable[int]) -> tuple[int, int]:
         """First and last slice that the object may reach: those of a box in space, else all."""
-        last, box = self.request.volume.shape[2] - 1, self.request.prompt.box
-        if box is None or not self.request.bounded:
+        last, bounds = self.request.volume.shape[2] - 1, self.request.bounds
+        if bounds is None:
             return 0, last
-        low, high = np.rint(box[:, 2]).clip(0, last).astype(int)
+        low, high = np.rint(bounds[:, 2]).clip(0, last).astype(int)
         return min(int(low), *anchors), max(int(high), *anchors)
 
     def _step(self, k: int, beside: int, neighbour: State) -> State | None:
@@ -156,11 +162,11 @@ class Following:
 
     def _bounded(self, state: State) -> State:
         """`state` without what lies outside a box in space."""
-        box = self.request.prompt.box
-        if box is None or not self.request.bounded:
+        bounds = self.request.bounds
+        if bounds is None:
             return state
         frame, side = self.request.frame, state.logits.shape[-1]
-        x0, y0, x1, y1 = frame.boxes_to_model(box[:, :2].reshape(4))
+        x0, y0, x1, y1 = frame.boxes_to_model(bounds[:, :2].reshape(4))
         centres = (np.arange(side) + 0.5) * frame.size / side - 0.5
         rows, columns = ((low - 1 < centres) & (centres < high + 1) for low, high in ((y0, y1), (x0, x1)))
         inside = torch.from_numpy(np.outer(rows, columns))
@@ -173,7 +179,7 @@ def clicks_of(request: Request) -> SlicePrompt:
     def points(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
         return tuple((float(i), float(j), float(np.rint(k))) for i, j, k in values)
 
-    box = request.prompt.box
+    box = request.prompt.box if request.bounds is None else request.bounds
     corners = None if box is None else tuple(map(float, box.reshape(6)))
     return SlicePrompt(points(request.prompt.foreground), points(request.prompt.background), corners)
 

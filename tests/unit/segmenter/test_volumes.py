@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsa.data.volume import Volume
-from medsa.errors import CancelledError
+from medsa.errors import BadInputError, CancelledError
 from medsa.prompts.prompt import Prompt
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter, Session
@@ -109,3 +109,20 @@ def test_another_image_under_the_same_session_gets_an_answer_of_its_own(segmente
     again = segmenter.segment_volume(turned, Prompt(foreground=[FIRST]), window="0,255", session=session)
     assert again.timings["decode"] > 0  # nothing was remembered of it
     assert ((again.mask != 0) == ask(segmenter, turned, [FIRST], session=Session())).all()
+
+
+@pytest.mark.parametrize("flat", [0, 1], ids=["sagittal", "coronal"])
+def test_a_box_across_the_slices_clicks_in_its_middle_and_bounds_the_object_in_its_plane(
+    segmenter, volume, flat
+) -> None:
+    corners = np.array([[8, 7, 1], [23, 20, 5]])
+    corners[:, flat] = 15
+    mask = segmenter.segment_volume(volume, Prompt(box=corners), window="0,255").mask != 0
+    assert mask[tuple(np.rint(corners.mean(axis=0)).astype(int))]
+    inside = np.zeros(SHAPE, bool)
+    wide = [slice(low, high + 1) for low, high in corners.T]
+    wide[flat] = slice(None)
+    inside[tuple(wide)] = True
+    assert not (mask & ~inside).any()
+    with pytest.raises(BadInputError, match="crosses the slices"):
+        segmenter.segment_slice(volume, Prompt(box=corners), 3)
