@@ -158,20 +158,24 @@ class Request:
             () if found else ("the model found no object here: click elsewhere or draw a box",),
         )
 
-    def encoded(self, k: int) -> tuple[Hashable, Encoded]:
-        """Slice k as the image encoder sees it, from the cache where it is, and its key there."""
+    def encoded(self, k: int, *, ahead: bool = False) -> tuple[Hashable, Encoded]:
+        """Slice k as the image encoder sees it, from the cache where it is, and its key there.
+
+        `ahead`: nobody waits for it, so that it is encoded when nobody waits for anything.
+        """
         if self.depth == 1:
-            key, alone = self._slab(Slab(k, 1))
+            key, alone = self._slab(Slab(k, 1), ahead=ahead)
             return key, Encoded(alone.embedding, alone.picture[0])
         parts = [
-            (slab, part, *self._slab(slab)) for slab, part in slabs_with(k, self.volume.shape[2], self.depth)
+            (slab, part, *self._slab(slab, ahead=ahead))
+            for slab, part in slabs_with(k, self.volume.shape[2], self.depth)
         ]
         embedding = sum(part * seen.embedding[k - slab.first, None] for slab, part, _, seen in parts)
         slab, _, _, seen = parts[0]
         picture = seen.picture[k - slab.first]
         return (k, *(key for _, _, key, _ in parts)), Encoded(torch.as_tensor(embedding), picture)
 
-    def _slab(self, slab: Slab) -> tuple[Hashable, Encoded]:
+    def _slab(self, slab: Slab, *, ahead: bool = False) -> tuple[Hashable, Encoded]:
         """Embeddings (D, C, h, w) and pictures (D, 1 or 3, s, s) of a slab, and their key in the cache."""
         segmenter, sam = self.segmenter, self.segmenter.sam
 
@@ -181,7 +185,7 @@ class Request:
             )
             pictures = torch.stack([picture_of(image[None], self.volume.is_rgb) for image in images])
             images = images.to(sam.dense_pe)
-            with segmenter.encoding.turn(), torch.inference_mode(), self._stopwatch("encode"):
+            with segmenter.encoding.turn(ahead=ahead), torch.inference_mode(), self._stopwatch("encode"):
                 seen = sam.encode(images) if slab.length == 1 else sam.encode(images[None])[0]
                 return Encoded(seen, pictures)
 

@@ -7,6 +7,7 @@ from copy import copy
 from weakref import WeakKeyDictionary
 
 from medsa.adapters.inject import AdaptedSam
+from medsa.data.model_input import PICTURE
 from medsa.data.volume import Volume
 from medsa.data.window import Window, choose_window
 from medsa.errors import BadInputError, ConfigurationError
@@ -49,6 +50,11 @@ class Segmenter:
     def depth(self) -> int:
         """Slices that the model's encoder sees at once in a volume."""
         return self.sam.method.depth if isinstance(self.sam, AdaptedSam) and self.sam.changes_encoder else 1
+
+    @property
+    def bytes_of_a_slice(self) -> int:
+        """Memory of an encoded slice in the cache, about."""
+        return 4 * self.sam.config.decoder.width * self.sam.embedding_size**2 + 2 * PICTURE**2
 
     def accelerate(self) -> None:
         """Compile the model for this CPU; requests are served meanwhile, and faster from then on."""

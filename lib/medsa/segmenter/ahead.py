@@ -1,0 +1,110 @@
+"""Work ahead: while nobody waits, the slices around the last click are encoded before they are asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+
+from medsa.data.volume import Volume
+from medsa.errors import MedsaError
+from medsa.prompts.prompt import Prompt
+from medsa.segmenter.request import Request
+from medsa.segmenter.runtime import Segmenter
+
+logger = logging.getLogger(__name__)
+
+REACH = 6
+"""Slices on each side of a click that are encoded ahead."""
+SHARE = 0.25
+"""Part of the cache that the slices around one click may take."""
+QUIET = 0.4
+"""Seconds without any request before work ahead goes on."""
+MOST = 64
+NICENESS = 10
+"""What the thread that works ahead adds to its niceness, where the system has such a thing."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A slice that somebody may click on next."""
+
+    segmenter: Segmenter
+    volume: Volume
+    window: str
+    k: int
+
+
+class Ahead:
+    """A thread that fulfils wishes, the newest click's nearest slices first. Any request comes before it.
+
+    It starts with the first wish and ends with `close`, or with the interpreter.
+    """
+
+    def __init__(self, quiet: float = QUIET) -> None:
+        self.quiet = quiet
+        self._wishes: deque[Wish] = deque(maxlen=MOST)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def around(self, segmenter: Segmenter, volume: Volume, window: str, k: int) -> None:
+        """Wish for the slices around slice k, which has just been encoded."""
+        room = int(SHARE * segmenter.cache.max_bytes / segmenter.bytes_of_a_slice) // 2
+        near = [k + way * far for far in range(1, min(REACH, room) + 1) for way in (1, -1)]
+        with self._changed:
+            if self._closed:
+                return
+            self._wishes.extend(
+                Wish(segmenter, volume, window, at) for at in reversed(near) if 0 <= at < volume.shape[2]
+            )
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="work ahead", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End when the slice at hand is done; what is still wished for is forgotten."""
+        with self._changed:
+            self._closed = True
+            self._wishes.clear()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def wait_until_done(self, seconds: float) -> bool:
+        """True when no wish is left within so many seconds: for tests and measurements."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._wishes, seconds)
+
+    def _work(self) -> None:
+        if hasattr(os, "setpriority"):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # of this thread, on Linux
+        while (wish := self._next()) is not None:
+            try:
+                Request(wish.segmenter, wish.volume, Prompt(), wish.window, None).encoded(wish.k, ahead=True)
+            except MedsaError as error:
+                logger.warning(f"encoding ahead stopped: {error}")
+            with self._changed:
+                with suppress(ValueError):  # forgotten meanwhile
+                    self._wishes.remove(wish)
+                self._changed.notify_all()
+
+    def _next(self) -> Wish | None:
+        """The newest wish, as soon as it has been quiet for long enough; None at the end."""
+        with self._changed:
+            while not self._closed:
+                if not self._wishes:
+                    self._changed.wait()
+                    continue
+                segmenter = self._wishes[-1].segmenter
+                used = max(segmenter.encoding.used, segmenter.decoding.used)
+                rest = self.quiet - (time.monotonic() - used)
+                if rest <= 0:
+                    return self._wishes[-1]
+                self._changed.wait(rest)
+            return None
