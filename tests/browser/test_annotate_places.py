@@ -142,6 +142,14 @@ def test_every_button_of_the_panel_has_a_name(new_window: Callable, site: Site) 
         assert all(name.strip() for name in names)
 
 
+BULK = """async study => {
+  const [first] = await (await fetch(`../proxy/dicom/wado/studies/${study}/metadata`)).json();
+  const told = first['7FE00010'].BulkDataURI;
+  const link = config.dataSources[0].configuration.bulkDataURI.transform(told);
+  return [told, link, (await fetch(link)).status];
+}"""
+
+
 @contextmanager
 def proxied(server: str, prefix: str) -> Iterator[str]:
     """A reverse proxy that has `server` under a path; its address with the path."""
@@ -190,3 +198,7 @@ def test_behind_a_proxy_with_a_path_all_of_it_works(
         outside = [one for one in asked if one.startswith("http") and not one.startswith(url)]
         assert outside == []
         assert any(re.search(r"/hospital/label/proxy/dicom/wado/", one) for one in asked)
+        told, link, status = window.page.evaluate(BULK, study.study_uid)
+        assert told.startswith(site.server.url)
+        assert link.startswith(f"{url}/proxy/dicom/wado/studies/{study.study_uid}/")
+        assert status == 200

@@ -1,5 +1,7 @@
 """What becomes of a person's work: saved, kept over reloads and a dead server, corrected; what is next."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -9,14 +11,18 @@ import httpx
 import numpy as np
 import pydicom
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, Response
 from tests.browser.annotate import Panel, panel
 from tests.browser.conftest import Site
+from tests.browser.ohif import PATIENCE, TIMEOUT
 from tests.browser.test_annotate import inside, largest, open_flat
 
+from medsa.data.dicom import volume_from_datasets
+from medsa.data.write import write_mask
 from medsa.demo.server import Server
 from medsa.demo.studies import DemoStudy
 from medsa.evaluation import dice
+from medsa.training.versions import VersionStore, versions_folder
 
 SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -47,6 +53,19 @@ def stored_segs(site: Site, study: DemoStudy) -> list[pydicom.Dataset]:
         start, end = body.index(b"\r\n\r\n") + 4, body.rindex(b"\r\n--")
         segs.append(pydicom.dcmread(BytesIO(body[start:end])))
     return sorted(segs, key=lambda seg: (seg.ContentDate, seg.ContentTime))
+
+
+def save(site: Site, study: DemoStudy, organ: str, folder: Path) -> None:
+    """Save what is true of an organ, as 3D Slicer would."""
+    path, volume = folder / "label.nrrd", volume_from_datasets(study.datasets)
+    write_mask(path, np.asfortranarray(study.truth[organ].astype(np.uint8)), volume)
+    httpx.put(
+        f"{site.server.url}/datastore/label",
+        params={"image": study.series_uid},
+        data={"params": json.dumps({"label_info": [{"name": organ, "idx": 1}]})},
+        files={"label": (path.name, path.read_bytes())},
+        timeout=TIMEOUT / 1000,
+    ).raise_for_status()
 
 
 def read_back(seg: pydicom.Dataset, study: DemoStudy) -> dict[str, np.ndarray]:
@@ -150,24 +169,58 @@ def test_a_new_label_is_the_servers_from_then_on(window: Panel, site: Site, new_
     assert "hepatic cyst" in httpx.get(f"{site.server.url}/info/").json()["labels"]
 
 
-def test_next_says_why_and_opens_a_study_without_a_label(
+def test_next_says_who_chose_and_why_and_opens_a_study_without_a_label(
     window: Panel, site: Site, new_study: Callable
 ) -> None:
     study = new_study()
     open_flat(window, study)
     window.choose("liver")
     window.click(inside(study, "liver", largest(study, "liver")))
-    window.page.keyboard.press("n")
+    offered: list[Response] = []
+    window.page.on("response", lambda one: offered.append(one) if "/activelearning/" in one.url else None)
     answer = window.page.locator(".medsa-next")
+    window.page.keyboard.press("n")
     answer.get_by_text("This study has unsaved work").wait_for()
-    assert "no label yet" in answer.inner_text()
+    assert "Chosen by random: A random image that has no label yet." in answer.inner_text()
+    assert re.search(r"\d+ images have no label yet", answer.inner_text())
+    first = offered[-1].json()["id"]
+    with window.page.expect_response("**/activelearning/**"):
+        answer.get_by_role("button", name="Skip").click()
+    window.page.locator("button:enabled", has_text="Next study").wait_for()
+    second = offered[-1].json()["id"]
+    assert len({first, second, study.series_uid}) == 3
     answer.get_by_role("button", name="Save and open").click()
     window.page.wait_for_url(lambda url: study.study_uid not in url)
     window.ready()
     assert len(stored_segs(site, study)) == 1
     series = window.page.evaluate("medsa.work.series")
+    assert series == second
     objects = httpx.get(f"{site.server.url}/datastore/", params={"output": "all"}).json()["objects"]
     assert "final" not in objects[series]["labels"]
+
+
+def test_a_training_is_started_followed_and_stopped_and_the_gates_word_is_shown(
+    window: Panel, site: Site, new_study: Callable, tmp_path: Path
+) -> None:
+    studies = new_study(), new_study()
+    for study in studies:
+        save(site, study, "liver", tmp_path)
+    versions = VersionStore(versions_folder(site.orthanc.dicomweb_url, "lite_medsam"))
+    refused = {"event": "decided", "version": "v0009", "promoted": False, "reasons": ["it listens no more"]}
+    versions.log(refused)
+    window.open_study(studies[0].study_uid)
+    model = window.page.locator("section[aria-label=Model]")
+    model.locator("summary").click()
+    model.get_by_text("v0009 was refused: it listens no more").wait_for()
+    assert re.search(r"Labels\s+\d+, [1-9]\d* new since the last training", model.inner_text())
+    model.get_by_role("button", name="Train now").click()
+    model.get_by_role("progressbar", name="Training").wait_for()
+    model.locator(".medsa-now", has_text=re.compile(r"\w+ … \d+ %")).wait_for(timeout=PATIENCE)
+    assert model.get_by_role("button", name="Train now").is_hidden()
+    model.get_by_role("button", name="Stop").click()
+    model.get_by_text("The training was stopped.").wait_for(timeout=PATIENCE)
+    model.get_by_role("button", name="Train now").wait_for()
+    assert model.get_by_role("progressbar").is_hidden()
 
 
 def test_two_windows_of_one_person_do_not_disturb_each_other(
