@@ -77,6 +77,9 @@ class Options(BaseModel):
     retrain_after: int = Field(0, ge=0, description="retrain after so many newly labelled images; 0: never")
     retrain_minutes: float = Field(20, gt=0, le=1440, description="minutes that a round trains")
     cache_mb: int = Field(512, ge=16, description="embedding cache in MiB")
+    ahead: int = Field(
+        2, ge=0, le=32, description="slices on each side of a click that are encoded ahead; 0: none"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
     @field_validator("backbone")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -18,15 +18,11 @@ from medsa.segmenter.runtime import Segmenter
 
 logger = logging.getLogger(__name__)
 
-REACH = 6
-"""Slices on each side of a click that are encoded ahead."""
 SHARE = 0.25
 """Part of the cache that the slices around one click may take."""
 QUIET = 0.4
 """Seconds without any request before work ahead goes on."""
 MOST = 64
-NICENESS = 10
-"""What the thread that works ahead adds to its niceness, where the system has such a thing."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +38,12 @@ class Wish:
 class Ahead:
     """A thread that fulfils wishes, the newest click's nearest slices first. Any request comes before it.
 
-    It starts with the first wish and ends with `close`, or with the interpreter.
+    `reach` slices on each side of a click are wished for. It starts with the first wish and ends with
+    `close`, or with the interpreter.
     """
 
-    def __init__(self, quiet: float = QUIET) -> None:
-        self.quiet = quiet
+    def __init__(self, reach: int, quiet: float = QUIET) -> None:
+        self.reach, self.quiet = reach, quiet
         self._wishes: deque[Wish] = deque(maxlen=MOST)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -55,7 +52,7 @@ class Ahead:
     def around(self, segmenter: Segmenter, volume: Volume, window: str, k: int) -> None:
         """Wish for the slices around slice k, which has just been encoded."""
         room = int(SHARE * segmenter.cache.max_bytes / segmenter.bytes_of_a_slice) // 2
-        near = [k + way * far for far in range(1, min(REACH, room) + 1) for way in (1, -1)]
+        near = [k + way * far for far in range(1, min(self.reach, room) + 1) for way in (1, -1)]
         with self._changed:
             if self._closed:
                 return
@@ -65,6 +62,7 @@ class Ahead:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="work ahead", daemon=True)
                 self._thread.start()
+                atexit.register(self.close)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -82,8 +80,6 @@ class Ahead:
             return self._changed.wait_for(lambda: not self._wishes, seconds)
 
     def _work(self) -> None:
-        if hasattr(os, "setpriority"):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # of this thread, on Linux
         while (wish := self._next()) is not None:
             try:
                 Request(wish.segmenter, wish.volume, Prompt(), wish.window, None).encoded(wish.k, ahead=True)

@@ -11,11 +11,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+Begun = TypeVar("Begun")
 Point = tuple[float, ...]
 Box = tuple[float, ...]
 
@@ -82,7 +84,15 @@ class Session:
         self.max_states, self.max_volume_bytes = max_states, max_volume_bytes
         self._volumes: OrderedDict[tuple[Hashable, SlicePrompt], Answer] = OrderedDict()
         self._states: OrderedDict[tuple[Hashable, SlicePrompt], State] = OrderedDict()
+        self._begun: tuple[str, Any] | None = None
         self._lock = threading.Lock()
+
+    def begun(self, name: str, make: Callable[[], Begun]) -> Begun:
+        """What `make()` gave when `name` was first asked for: a mask to begin with, read once a session."""
+        if self._begun is None or self._begun[0] != name:
+            self._begun = name, make()
+        found: Begun = self._begun[1]
+        return found
 
     @property
     def nbytes(self) -> int:

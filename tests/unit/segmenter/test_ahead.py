@@ -11,7 +11,7 @@ from medsa.data.volume import Volume
 from medsa.prompts.prompt import Prompt
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter
-from medsa.segmenter.ahead import REACH, SHARE, Ahead
+from medsa.segmenter.ahead import SHARE, Ahead
 from medsa.segmenter.turns import Turns
 
 LONG = 120.0
@@ -34,7 +34,7 @@ def click(segmenter: Segmenter, volume: Volume, k: int):
 
 
 def test_the_slices_around_a_click_need_no_encoding_any_more(segmenter, volume) -> None:
-    ahead = Ahead(quiet=0)
+    ahead = Ahead(3, quiet=0)
     alone = click(Segmenter(segmenter.sam), volume, 5).mask
     assert not click(segmenter, volume, 4).cached
     ahead.around(segmenter, volume, "0,255", 4)
@@ -49,15 +49,15 @@ def test_the_slices_around_a_click_need_no_encoding_any_more(segmenter, volume) 
 def test_no_more_of_the_cache_is_taken_than_its_share(segmenter, volume) -> None:
     small = Segmenter(segmenter.sam)
     small.cache.max_bytes = int(2 * small.bytes_of_a_slice / SHARE) + 1
-    ahead = Ahead(quiet=0)
+    ahead = Ahead(3, quiet=0)
     ahead.around(small, volume, "0,255", 4)
     assert ahead.wait_until_done(LONG)
-    assert len(small.cache) == 2 < 2 * REACH
+    assert len(small.cache) == 2
     ahead.close()
 
 
 def test_closing_forgets_what_is_still_wished_for(segmenter, volume) -> None:
-    ahead = Ahead(quiet=LONG)
+    ahead = Ahead(3, quiet=LONG)
     click(segmenter, volume, 4)
     ahead.around(segmenter, volume, "0,255", 4)
     ahead.close()
