@@ -118,6 +118,9 @@ def test_a_scribble_and_a_lasso_are_points_along_and_inside_them(window: Panel, 
     (scribbled,) = window.asked
     assert len(scribbled["foreground"]) > 2
     assert scribbled["background"] == []
+    assert scribbled["label"] == "liver"
+    assert scribbled["client_id"]
+    assert [float(value) for value in scribbled["window"].split(",")] == pytest.approx([-160, 240], abs=1)
     for x, y, z in scribbled["foreground"]:
         assert abs(x - i) <= 9
         assert j - 1 <= y <= j + 5
@@ -207,6 +210,24 @@ def test_the_slice_comes_before_the_volume_and_a_newer_prompt_ends_the_older_req
     assert dice(mask, study.truth[organ]) > 0.5
     told = window.page.locator(".medsa-state-text").inner_text()
     assert re.fullmatch(r"slice [\d.]+ m?s · volume [\d.]+ m?s · agree [01]\.\d\d · starter", told)
+
+
+def test_without_live_nothing_runs_until_run_is_pressed(window: Panel, site: Site) -> None:
+    study, organ = site.studies["abdomen"], "liver"
+    k = largest(study, organ)
+    i, j, _ = inside(study, organ, k)
+    open_flat(window, study)
+    window.choose(organ)
+    window.switch("Live", False)
+    window.click((i, j, k))
+    window.click((i + 6, j, k))
+    assert window.asked == []
+    assert not window.mask(organ).any()
+    window.button("Run").click()
+    window.page.wait_for_function("medsa.work.counts[medsa.work.active.index] > 0", timeout=PATIENCE)
+    (asked,) = window.asked
+    assert len(asked["foreground"]) == 2
+    assert window.mask(organ)[i, j, k]
 
 
 def test_labels_leave_one_another_alone_unless_told_otherwise(window: Panel, site: Site) -> None:

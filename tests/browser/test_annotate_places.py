@@ -121,11 +121,42 @@ def test_everything_can_be_done_with_the_keyboard(new_window: Callable, new_stud
         assert window.mask("object").any()
         key("Enter")
         assert window.prompts() == []
+        key("e"), key("Space")
+        assert not window.mask("object")[i, j, k]
+        key("Control+z")
+        assert window.mask("object")[i, j, k]
         key("?")
         window.page.get_by_role("dialog", name="Keyboard shortcuts").wait_for()
         key("Escape")
         key("Control+s")
         window.wait_said("Saved as DICOM SEG")
+
+
+def test_another_viewer_is_told_what_it_lacks_and_what_to_do(new_window: Callable, site: Site) -> None:
+    with new_window() as window:
+        window.page.add_init_script(LATER_VIEWER)
+        window.page.goto(f"{window.url}/ohif/medsa?StudyInstanceUIDs={site.studies['abdomen'].study_uid}")
+        told = window.page.locator(".medsa-advice")
+        told.wait_for()
+        assert "it has no cornerstone.getEnabledElements" in told.inner_text()
+        assert "Install MONAI Label 0.8.5" in told.inner_text()
+
+
+def test_what_leaves_this_machine_and_what_fails_in_our_files_is_noticed(new_window: Callable) -> None:
+    with new_window() as window:
+        broken = "setTimeout(() => missing()); fetch('http://192.0.2.1/').catch(() => {});"
+        window.page.route("**/*", lambda route: route.abort())
+        window.page.route(
+            "**/ohif/medsa-panel/broken.mjs",
+            lambda route: route.fulfill(body=broken, content_type="text/javascript"),
+        )
+        page = '<script type="module" src="medsa-panel/broken.mjs"></script>'
+        window.page.route("**/ohif/page", lambda route: route.fulfill(body=page, content_type="text/html"))
+        with window.page.expect_request("http://192.0.2.1/"), window.page.expect_event("pageerror"):
+            window.page.goto(f"{window.url}/ohif/page")
+        assert any("missing is not defined" in one for one in window.wrong)
+        assert any("left this machine: http://192.0.2.1/" in one for one in window.wrong)
+        window.wrong.clear()
 
 
 def test_every_button_of_the_panel_has_a_name(new_window: Callable, site: Site) -> None:
@@ -142,6 +173,12 @@ def test_every_button_of_the_panel_has_a_name(new_window: Callable, site: Site) 
         assert all(name.strip() for name in names)
 
 
+LATER_VIEWER = """
+let bundled;
+Object.defineProperty(window, 'cornerstone', {
+  get: () => bundled, set: value => { bundled = {...value, getEnabledElements: undefined}; },
+});
+"""
 BULK = """async study => {
   const [first] = await (await fetch(`../proxy/dicom/wado/studies/${study}/metadata`)).json();
   const told = first['7FE00010'].BulkDataURI;

@@ -87,14 +87,21 @@ def test_what_is_saved_is_what_was_on_the_screen(window: Panel, site: Site, new_
         window.choose(organ)
         window.click(inside(study, organ, largest(study, organ)))
     shown = {organ: window.mask(organ) for organ in organs}
+    millilitre = 1000 / volume_from_datasets(study.datasets).spacing.prod()
+    row = window.page.locator(".medsa-label", has_text="liver").inner_text()
+    volume = re.search(r"([\d.]+) ml", row)
+    assert volume is not None
+    assert float(volume[1]) == pytest.approx(shown["liver"].sum() / millilitre, abs=0.5)
+    window.page.get_by_label("Your name").fill("Lovelace^Ada")
     window.save()
-    assert "liver" in window.said()
+    assert f"liver {volume[0]}" in window.said()
 
     (seg,) = stored_segs(site, study)
     stored = read_back(seg, study)
     assert set(stored) == set(organs)
     for organ in organs:
         np.testing.assert_array_equal(stored[organ], shown[organ])
+    assert seg.ContentCreatorName == "Lovelace^Ada"
     assert {segment.SegmentAlgorithmType for segment in seg.SegmentSequence} == {"SEMIAUTOMATIC"}
     codes = {
         segment.SegmentLabel: segment.SegmentedPropertyTypeCodeSequence[0].CodeValue

@@ -134,13 +134,20 @@ export class Annotator extends EventTarget {
   }
 
   place(kind, voxels, outline) {
+    this.reveal();
     const step = this.work.prompt(kind, voxels, outline);
     if (this.runner.options.live) this.ask(step, voxels.at(-1)[2]);
   }
 
   paint(voxels, add) {
+    this.reveal();
     this.runner.cancel();
     this.work.paint(voxels, add);
+  }
+
+  /** Nobody works on a label that cannot be seen. */
+  reveal() {
+    if (!this.work.active.visible) this.toggleLabel();
   }
 
   /** The brush's radius in pixels of the screen. */
@@ -282,6 +289,15 @@ export class Annotator extends EventTarget {
 
   // Saving, and keeping what is not saved
 
+  /** Who annotates at this browser, where nobody logs in. */
+  get author() {
+    return localStorage.getItem('medsa-author') ?? '';
+  }
+
+  set author(name) {
+    localStorage.setItem('medsa-author', name);
+  }
+
   unsaved() {
     return [...this.works.values()].filter(work => work.unsaved);
   }
@@ -299,7 +315,7 @@ export class Annotator extends EventTarget {
     try {
       const unknown = present.filter(label => !this.labelSet.some(one => one.name === label.name));
       for (const { name } of unknown) this.labelSet.push(await this.server.addLabel(name));
-      await this.server.save(work.series, await file(work.grid, work.voxels), present);
+      await this.server.save(work.series, await file(work.grid, work.voxels), present, this.author);
       work.saved(changed);
       if (!work.unsaved) await forget(work.series);
       const names = present.map(label => `${label.name} ${millilitres(work.millilitres(label))}`).join(', ');

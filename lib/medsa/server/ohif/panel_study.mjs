@@ -5,6 +5,10 @@ import { h } from './dom.mjs';
 export function study(annotator) {
   const save = h('button.medsa-primary', { type: 'button', title: 'Save as DICOM SEG (Ctrl+S)', onclick: () => annotator.save() }, 'Save');
   const unsaved = h('span.medsa-unsaved');
+  const author = h('input.medsa-author', { type: 'text', maxlength: '64', placeholder: 'your name', 'aria-label': 'Your name, as author of the label',
+    title: 'The author of the saved label', value: annotator.author, onchange: () => { annotator.author = author.value.trim(); },
+    onkeydown: event => { if (['Enter', 'Escape'].includes(event.key)) author.blur(); } });
+  author.hidden = annotator.server.loggedIn;
   const showSave = () => {
     save.disabled = Boolean(annotator.saving) || !annotator.work;
     const work = annotator.work;
@@ -12,7 +16,7 @@ export function study(annotator) {
   };
   for (const what of ['work', 'series', 'saved']) annotator.addEventListener(what, showSave);
   showSave();
-  return h('section', { 'aria-label': 'Study' }, h('div.medsa-save', {}, save, unsaved), stored(annotator), following(annotator));
+  return h('section', { 'aria-label': 'Study' }, h('div.medsa-save', {}, save, unsaved, author), stored(annotator), following(annotator));
 }
 
 /** The segmentations of this series in the store, newest first, each to be loaded and corrected. */

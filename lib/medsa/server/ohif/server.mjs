@@ -74,12 +74,17 @@ export class Server {
     return masked(await (await this.ask(`medsa/segmentations/${id}?image=${series}`)).formData());
   }
 
-  /** Save a label map; `labels`: those in it. */
-  async save(series, file, labels) {
+  /** True when the viewer sends a login, whose name is the author of what is saved. */
+  get loggedIn() {
+    return Object.keys(this.login()).length > 0;
+  }
+
+  /** Save a label map; `labels`: those in it; `author` counts where nobody logs in. */
+  async save(series, file, labels, author) {
     const body = new FormData();
     body.set('label', file, 'label.nrrd');
     body.set('params', JSON.stringify({
-      label_info: labels.map(({ name, index }) => ({ name, idx: index })), model: 'in OHIF', client_id: WINDOW,
+      label_info: labels.map(({ name, index }) => ({ name, idx: index })), model: 'in OHIF', client_id: WINDOW, ...(author && { user: author }),
     }));
     return this.json(`datastore/label?image=${series}&tag=final`, { method: 'PUT', body });
   }
