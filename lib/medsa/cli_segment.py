@@ -113,6 +113,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="SPEC",
         help="intensity window: auto, a CT window's name (soft-tissue, lung, bone ...), mr, full or LOW,HIGH",
     )
+    model.add_argument(
+        "--no-zoom", action="store_true", help="look at the whole slice, however small the box is"
+    )
     model.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
 
 
@@ -286,7 +289,9 @@ def _run(
 ) -> Result:
     if volume.shape[2] == 1 or args.slice_only:
         k = _one_slice(prompt, args.slice)
-        return segmenter.segment_slice(volume, prompt, k, window=args.window, start=start)
+        return segmenter.segment_slice(
+            volume, prompt, k, window=args.window, start=start, zoom=not args.no_zoom
+        )
     from tqdm import tqdm
 
     with tqdm(total=volume.shape[2], unit="slice", leave=False, disable=None) as bar:
@@ -296,7 +301,13 @@ def _run(
             bar.update(done - bar.n)
 
         return segmenter.segment_volume(
-            volume, prompt, window=args.window, start=start, progress=progress, cancelled=interrupted
+            volume,
+            prompt,
+            window=args.window,
+            start=start,
+            zoom=not args.no_zoom,
+            progress=progress,
+            cancelled=interrupted,
         )
 
 

@@ -27,18 +27,33 @@ PICTURE = 256
 
 @dataclass(frozen=True)
 class Frame:
-    """How a slice of `width` x `height` voxels (I, J) lies in the square of `size` model pixels."""
+    """How a slice, or a part of one, of `width` x `height` voxels (I, J) lies in the square of `size` pixels.
+
+    A part begins at the voxel (`left`, `top`) of its slice. Voxels are always the whole slice's.
+    """
 
     width: int
     height: int
     size: int
     stretch: bool = False
+    left: int = 0
+    top: int = 0
 
     @classmethod
     def of(cls, volume: Volume, backbone: Backbone, image_size: int) -> Frame:
         """The frame of a volume's slices for a backbone whose input has `image_size` pixels a side."""
         width, height, _ = volume.shape
         return cls(width, height, image_size, backbone.resize == "stretch")
+
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """The columns and rows of the slice that lie in the square: an index into (I, J)."""
+        return slice(self.left, self.left + self.width), slice(self.top, self.top + self.height)
+
+    @property
+    def corner(self) -> Floats:
+        """The first voxel (i, j) that lies in the square, (2,)."""
+        return np.array([self.left, self.top], dtype=np.float64)
 
     @property
     def scale(self) -> Floats:
@@ -62,21 +77,21 @@ class Frame:
 
     def points_to_model(self, points: Floats) -> Floats:
         """(..., 2) voxel (i, j) -> (..., 2) model pixel (x, y)."""
-        return (points + 0.5) * self.scale - 0.5
+        return (points - self.corner + 0.5) * self.scale - 0.5
 
     def points_to_voxel(self, points: Floats) -> Floats:
         """(..., 2) model pixel (x, y) -> (..., 2) voxel (i, j)."""
-        return (points + 0.5) / self.scale - 0.5
+        return (points + 0.5) / self.scale - 0.5 + self.corner
 
     def boxes_to_model(self, boxes: Floats) -> Floats:
         """(..., 4) voxel (i0, j0, i1, j1), both corners inclusive -> first and last model pixel inside."""
-        low, high = boxes[..., :2] * self.scale, (boxes[..., 2:] + 1) * self.scale - 1
-        return np.concatenate([low, high], axis=-1)
+        first, last = boxes[..., :2] - self.corner, boxes[..., 2:] - self.corner
+        return np.concatenate([first * self.scale, (last + 1) * self.scale - 1], axis=-1)
 
     def boxes_to_voxel(self, boxes: Floats) -> Floats:
         """The inverse of `boxes_to_model`."""
         low, high = boxes[..., :2] / self.scale, (boxes[..., 2:] + 1) / self.scale - 1
-        return np.concatenate([low, high], axis=-1)
+        return np.concatenate([low + self.corner, high + self.corner], axis=-1)
 
     def image_to_model(self, image: Tensor) -> Tensor:
         """(C, J, I) -> (C, rows, columns), antialiased, not yet padded."""
@@ -87,7 +102,7 @@ class Frame:
         return F.pad(image, (0, self.size - self.columns, 0, self.size - self.rows), value=value)
 
     def logits_to_voxel(self, logits: Tensor) -> Tensor:
-        """(N, h, w) logits of the whole square -> (N, J, I) logits of the slice."""
+        """(N, h, w) logits of the whole square -> (N, J, I) logits of the slice, or of its part."""
         full = logits[:, None]
         if full.shape[-1] != self.size:
             full = F.interpolate(full, size=(self.size, self.size), mode="bilinear", align_corners=False)
@@ -107,7 +122,7 @@ def slice_input(volume: Volume, k: int, window: Window, backbone: Backbone, fram
 
 def slice_pixels(volume: Volume, k: int, window: Window, frame: Frame) -> Tensor:
     """Slice k windowed to 0..255 and resized: (1 or 3, rows, columns) float32."""
-    grey = apply_window(volume.voxels[:, :, k], window).swapaxes(0, 1)
+    grey = apply_window(volume.voxels[(*frame.inside, k)], window).swapaxes(0, 1)
     image = torch.from_numpy(np.ascontiguousarray(grey))
     return frame.image_to_model(image.permute(2, 0, 1) if volume.is_rgb else image[None])
 

@@ -21,6 +21,7 @@ from medsa.segmenter.session import Point, Session, SlicePrompt, State
 from medsa.segmenter.slabs import Slab, slabs_with
 from medsa.segmenter.slices import Encoded
 from medsa.segmenter.start import Start
+from medsa.segmenter.zoom import zoomed
 
 if TYPE_CHECKING:
     from medsa.segmenter.runtime import Segmenter
@@ -33,8 +34,8 @@ class Result:
     `mask` (I, J, K) uint8 0/1 on the volume's grid, Fortran order; `slices` the k that hold or were asked for
     the object; `scores` by slice how sure its mask is, 0..1 (predicted IoU, and in a volume how far those who
     followed the object agree), `score` their mean; `timings` milliseconds of encode, decode and total;
-    `options` what was used (window, backbone); `cached` True when nothing had to be encoded; `warnings`
-    sentences for the user.
+    `options` what was used: window, backbone, `zoom` (how much closer than the whole slice it was looked at);
+    `cached` True when nothing had to be encoded; `warnings` sentences for the user.
     """
 
     mask: NDArray[np.uint8]
@@ -64,6 +65,8 @@ class Request:
         session: Session | None,
         depth: int = 1,
         start: Start | None = None,
+        *,
+        zoom: bool = True,
     ) -> None:
         self.started = time.perf_counter()
         prompt.check_inside(volume.shape)
@@ -71,7 +74,9 @@ class Request:
         self.prompt, self.bounds = in_space(prompt, volume.shape)
         self.depth, self.start = depth, start
         self.window = segmenter.window(volume, window)
-        self.frame = Frame.of(volume, segmenter.sam.config, segmenter.sam.image_size)
+        whole = Frame.of(volume, segmenter.sam.config, segmenter.sam.image_size)
+        self.frame = zoomed(whole, self.prompt) if zoom else whole
+        self.zoom = float(self.frame.scale.max() / whole.scale.max())
         self.timings = {"encode": 0.0, "decode": 0.0}
 
     def on_slice(self, k: int) -> SlicePrompt:
@@ -139,7 +144,8 @@ class Request:
             if self.start is not None and self.begins(k):
                 mask[:, :, k] = self.start.corrected(k, state, self.frame)
             else:
-                mask[:, :, k] = self.frame.logits_to_voxel(state.logits.float()[None])[0].numpy().T > 0
+                logits = self.frame.logits_to_voxel(state.logits.float()[None])[0].numpy().T
+                mask[(*self.frame.inside, k)] = logits > 0
         found = mask.any()
         for points, value in ((self.prompt.foreground, 1), (self.prompt.background, 0)):
             i, j, k = np.rint(points[np.isin(np.rint(points[:, 2]), list(states))]).astype(int).T
@@ -153,7 +159,11 @@ class Request:
             float(np.mean(list(scores.values()))),
             scores,
             self.timings,
-            {"window": str(self.window), "backbone": self.segmenter.sam.config.name},
+            {
+                "window": str(self.window),
+                "backbone": self.segmenter.sam.config.name,
+                "zoom": f"{self.zoom:.1f}",
+            },
             not encoded,
             () if found else ("the model found no object here: click elsewhere or draw a box",),
         )
@@ -193,6 +203,7 @@ class Request:
             tuple(self.volume.slice_digest(k) for k in slab.slices),
             (self.window.low, self.window.high),
             (sam.digest, sam.image_size, sam.encoder_digest),
+            self.frame,
         )
         return key, segmenter.cache.get(key, encode)[0]
 

@@ -70,17 +70,19 @@ class Segmenter:
         window: str = "auto",
         session: Session | None = None,
         start: Start | None = None,
+        zoom: bool = True,
     ) -> Result:
         """The object that the prompts on slice k mean; those on other slices are left out.
 
         With a `session`, further clicks refine the mask of the clicks before them; where `start` holds
         something they correct that, around them. Raises `BadInputError` when slice k or a prompt lies
-        outside, or when no prompt on slice k says where the object is.
+        outside, or when no prompt on slice k says where the object is. With `zoom` the model looks closer at
+        what a small box is around.
         """
         check_start(start, volume, prompt)
         if prompt.across:
             raise BadInputError("the box crosses the slices: draw it on one, or ask for the volume")
-        request = Request(self, volume, prompt, window, session, start=start)
+        request = Request(self, volume, prompt, window, session, start=start, zoom=zoom)
         if not 0 <= k < volume.shape[2]:
             raise BadInputError(
                 f"slice {k} lies outside the image: its slices are 0 to {volume.shape[2] - 1}"
@@ -99,6 +101,7 @@ class Segmenter:
         window: str = "auto",
         session: Session | None = None,
         start: Start | None = None,
+        zoom: bool = True,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Result:
@@ -112,13 +115,13 @@ class Segmenter:
         `CancelledError` soon after `cancelled()` turns true.
         """
         check_start(start, volume, prompt)
-        request = Request(self, volume, prompt, window, session, self.depth, start)
+        request = Request(self, volume, prompt, window, session, self.depth, start, zoom=zoom)
         if prompt.empty and start is None:
             raise BadInputError("nothing says where the object is: click on it or draw a box around it")
         middle = volume.slice_digest(volume.shape[2] // 2)  # another image under the same name is another one
         begun = start.digest if start is not None else ""
         clicks = clicks_of(request)
-        remembered = middle, str(request.window), self.sam.adapter_digest, begun
+        remembered = middle, str(request.window), self.sam.adapter_digest, begun, request.frame
         known = session.recall_volume(remembered, clicks) if session is not None else None
         if known is not None and known[0] == clicks:
             return request.result(known[1].states)
