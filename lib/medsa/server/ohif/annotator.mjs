@@ -190,52 +190,6 @@ export class Annotator extends EventTarget {
     this.tell('options');
   }
 
-  // Keyboard cursor
-
-  toggleCursor() {
-    const active = this.services.viewportGridService.getState().activeViewportId;
-    const plane = this.screen.planes().find(one => one.id === active) ?? this.screen.planes()[0];
-    const { clientWidth, clientHeight } = plane.viewport.element;
-    const voxel = this.screen.voxelAt(plane.viewport, [clientWidth / 2, clientHeight / 2]);
-    this.cursor = this.cursor || !voxel ? null : { plane: plane.id, voxel, corner: null };
-    if (this.cursor) document.activeElement?.blur(); // Space is for the cursor, not for the button pressed last
-    if (this.cursor && this.tool === 'look') this.setTool('include');
-    this.prompts.draw();
-  }
-
-  moveCursor([right, down], deeper) {
-    const { viewport } = this.screen.planes().find(one => one.id === this.cursor.plane);
-    const { voxel } = this.cursor, [x, y] = this.screen.canvasOf(viewport, voxel);
-    const moves = [0, 1, 2].map(axis => {
-      const [a, b] = this.screen.canvasOf(viewport, voxel.map((value, n) => value + (n === axis)));
-      return [a - x, b - y];
-    });
-    const along = n => moves.map(move => Math.abs(move[n])).reduce((best, value, axis, all) => (value > all[best] ? axis : best), 0);
-    const [h, v] = [along(0), along(1)], through = [0, 1, 2].find(axis => axis !== h && axis !== v);
-    const next = [...voxel];
-    next[h] += right * Math.sign(moves[h][0]);
-    next[v] += down * Math.sign(moves[v][1]);
-    next[through] += deeper;
-    this.cursor.voxel = next.map((value, n) => Math.max(0, Math.min(this.work.grid.sizes[n] - 1, value)));
-    if (deeper) this.screen.jump(this.cursor.voxel);
-    this.prompts.draw();
-  }
-
-  placeCursor(opposite) {
-    const { voxel, corner, plane } = this.cursor, { viewport } = this.screen.planes().find(one => one.id === plane);
-    if (this.prompts.painting) this.prompts.paint(viewport, [this.screen.canvasOf(viewport, voxel)], (this.tool === 'brush') !== opposite);
-    else if (this.tool !== 'box') this.place((this.tool === 'exclude') === opposite ? 'include' : 'exclude', [voxel]);
-    else if (!this.screen.isAcquired(viewport)) this.note('Draw boxes on the plane the images were taken in.');
-    else if (!corner || corner[2] !== voxel[2]) {
-      this.cursor.corner = voxel;
-      this.note('First corner set: move to the other one and press Space.');
-    } else {
-      this.cursor.corner = null;
-      const low = corner.map((value, n) => Math.min(value, voxel[n])), high = corner.map((value, n) => Math.max(value, voxel[n]));
-      this.place('box', [low, high]);
-    }
-  }
-
   // Labels, and steps there and back
 
   choose(label) {

@@ -1,6 +1,8 @@
-// Shortcuts, and a cursor for those who set prompts with the keyboard.
+// Shortcuts.
 
-const TYPING = 'input:not([type=checkbox]), textarea, select, [contenteditable=true]';
+import * as cursor from './cursor.mjs';
+
+const TYPING = 'input:not([type=checkbox], [type=range]), textarea, select, [contenteditable=true]';
 const PRESSING = 'button, a, input, select, summary';
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -15,7 +17,7 @@ export function shortcuts(annotator) {
     entry('Prompts', 'F', 'Lasso: draw around the object; with Shift around what does not belong', tool('lasso'), 'f'),
     entry('Prompts', 'Esc', 'Look around: the viewer\'s own tools', () => annotator.escape(), 'Escape'),
     entry('Prompts', 'Backspace', 'Remove the newest prompt', () => annotator.removeNewest(), 'Backspace', 'Delete'),
-    entry('Prompts', 'C', 'Keyboard cursor: arrows move it, Shift+arrows faster, Page keys change the slice, Space sets the prompt', () => annotator.toggleCursor(), 'c'),
+    entry('Prompts', 'C', 'Keyboard cursor: arrows move it, Shift+arrows faster, Page keys change the slice, Space sets the prompt', () => cursor.toggle(annotator), 'c'),
     entry('By hand', 'B, E', 'Brush and eraser: change the mask without the model; Shift turns one into the other', tool('brush'), 'b'),
     { ...entry('', '', '', tool('erase'), 'e'), hidden: true },
     entry('By hand', '− and +', 'A smaller, a larger brush', () => annotator.setBrush(annotator.brush / 1.25), '-'),
@@ -64,8 +66,8 @@ export function listen(annotator, signal) {
 function moved(annotator, event) {
   if (!annotator.cursor) return null;
   const step = event.shiftKey ? 10 : 1;
-  if (ARROWS[event.key]) return () => annotator.moveCursor(ARROWS[event.key].map(value => value * step), 0);
-  if (event.key === 'PageUp') return () => annotator.moveCursor([0, 0], 1);
-  if (event.key === 'PageDown') return () => annotator.moveCursor([0, 0], -1);
-  return event.key === ' ' ? () => annotator.placeCursor(event.shiftKey) : null;
+  if (ARROWS[event.key]) return () => cursor.move(annotator, ARROWS[event.key].map(value => value * step), 0);
+  if (event.key === 'PageUp') return () => cursor.move(annotator, [0, 0], 1);
+  if (event.key === 'PageDown') return () => cursor.move(annotator, [0, 0], -1);
+  return event.key === ' ' ? () => cursor.place(annotator, event.shiftKey) : null;
 }

@@ -108,6 +108,7 @@ export class Prompts {
     event.stopImmediatePropagation();
     this.drag = null;
     const { plane: { viewport }, kind } = drag, path = [...drag.path, this.point(event, drag.plane)];
+    this.hover &&= { ...this.hover, at: path.at(-1) };
     const far = Math.max(...path.map(point => distance(point, path[0]))) > DRAG;
     if (kind === 'box') {
       if (far) this.placeBox(viewport, path[0], path.at(-1));
