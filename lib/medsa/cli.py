@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import medsa
-from medsa import cli_methods, cli_retrain, cli_segment, cli_train, cli_versions
+from medsa import cli_annotate, cli_methods, cli_retrain, cli_segment, cli_train, cli_versions
 from medsa.cli_interrupt import ctrl_c_is_never_lost
 from medsa.cli_table import print_table
 from medsa.errors import MedsaError
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"medsa {medsa.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     cli_segment.add(commands)
+    cli_annotate.add(commands)
     cli_retrain.add(commands)
     cli_train.add(commands)
     cli_versions.add(commands)

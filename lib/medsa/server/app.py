@@ -25,10 +25,13 @@ from medsa.data.labels import Label
 from medsa.errors import BadInputError, MedsaError, NotFoundError
 from medsa.server import platform, privacy
 from medsa.server.added_labels import add
+from medsa.server.automatic import NAME as AUTOMATIC
+from medsa.server.automatic import Automatic, AutomaticTask
+from medsa.server.batch import Batch
 from medsa.server.datastore import DicomWebStore
 from medsa.server.folder import FolderStore
 from medsa.server.retraining import Retraining, with_versions
-from medsa.server.tasks import ClickTask, Runtime
+from medsa.server.tasks import ClickTask, Runtime, Task
 from medsa.server.train import NAME, MedsaTrain
 from medsa.server.uploads import Uploads
 
@@ -95,7 +98,7 @@ class MedsaApp(MONAILabelApp):
             raise NotFoundError("this server takes no images for a session (MONAI_LABEL_SESSIONS is off)")
         return self._sessions
 
-    def task(self, model: str) -> ClickTask:
+    def task(self, model: str) -> Task:
         """The model of that name; raises `NotFoundError` naming those there are."""
         task = self._infers.get(model)
         if task is None:
@@ -110,7 +113,12 @@ class MedsaApp(MONAILabelApp):
         return FolderStore(self.studies, self.runtime.labels)
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {"medsa_2d": ClickTask(self.runtime, 2), "medsa_3d": ClickTask(self.runtime, 3)}
+        self.automatic = Automatic(self.runtime, self._datastore, self.studies)
+        return {
+            "medsa_2d": ClickTask(self.runtime, 2),
+            "medsa_3d": ClickTask(self.runtime, 3),
+            AUTOMATIC: AutomaticTask(self.automatic),
+        }
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {NAME: MedsaTrain(self.options)}
@@ -119,7 +127,14 @@ class MedsaApp(MONAILabelApp):
         return {"random": RandomUnlabelled()}
 
     def init_batch_infer(self) -> Callable[..., Any]:
-        return _no_batch
+        self.batch = Batch(self._datastore, self.automatic)
+        return self._batch_here
+
+    def _batch_here(self, request: Mapping[str, Any], *_: object) -> dict[str, Any]:
+        """MONAI Label's own way to run a batch: in this process, until it is done."""
+        if request.get("model") != AUTOMATIC:
+            raise no_batch()
+        return self.batch.run(request)
 
     def _load_sessions(self, load: bool = False) -> Uploads | None:
         if not load:
@@ -256,7 +271,9 @@ class RandomUnlabelled(Strategy):
         return {"id": chosen}
 
 
-def _no_batch(*_args: object, **_options: object) -> dict[str, Any]:
-    raise BadInputError(
-        "these models need a click or a box for each image; there is nothing to run in a batch"
+def no_batch() -> BadInputError:
+    """What is said when a batch is asked of a model that answers clicks."""
+    return BadInputError(
+        "this model needs a click or a box for each image; there is nothing to run in a batch: "
+        f"{AUTOMATIC} needs none"
     )

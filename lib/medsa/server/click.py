@@ -125,6 +125,42 @@ def read_click(
     )
 
 
+def read_automatic(
+    params: Mapping[str, Any], labels: LabelSet, window: str = "auto"
+) -> tuple[Click, tuple[str, ...]]:
+    """What a client wants of the automatic model, and the labels it names: none for all that can be found.
+
+    `label` is a name or a list of names. Prompts are refused: raises `BadInputError` for them, and for what
+    `read_click` refuses.
+    """
+    unknown = sorted(set(params) - _USED - _IGNORED)
+    prompts = sorted(name for name in _PROMPTS & set(params) if params[name] not in (None, "", [], [[]]))
+    if unknown or prompts:
+        shown = ", ".join(name[:40] for name in (unknown or prompts)[:5])
+        raise BadInputError(
+            f"the automatic model does not know the parameter {shown}; it takes label, window and adapter"
+        )
+    wanted = _value(params["label"], "label") if _is_list(params.get("label")) else params.get("label")
+    names = [_label(name, labels) for name in (wanted if isinstance(wanted, list) else [wanted])]
+    chosen = _text(params.get("window"), "window") or window
+    check_window(chosen)
+    click = Click(
+        prompt=Prompt(),
+        dimension=3,
+        k=None,
+        window=chosen,
+        adapter=_text(params.get("adapter"), "adapter"),
+        extension=_extension(params.get("result_extension")),
+        client_id=_text(params.get("client_id"), "client_id"),
+        crop=_flag(params.get("crop"), "crop"),
+    )
+    return click, tuple(dict.fromkeys(name for name in names if name))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, str) and value.lstrip().startswith("[")
+
+
 def _value(value: Any, name: str) -> Any:
     """A value that some clients send as the text of its JSON."""
     if not isinstance(value, str):

@@ -52,13 +52,21 @@ def cropped(mask: NDArray[np.uint8], volume: Volume) -> tuple[NDArray[np.uint8],
 
 
 def seg_bytes(
-    mask: NDArray[np.uint8], volume: Volume, labels: LabelSet, names: Sequence[str], model: str
+    mask: NDArray[np.uint8],
+    volume: Volume,
+    labels: LabelSet,
+    names: Mapping[int, str],
+    model: str,
+    tag: str = "final",
 ) -> bytes:
-    """`mask` as a DICOM SEG, SEMIAUTOMATIC by `model`; raises `BadInputError` when the image is no DICOM."""
+    """`mask` as a DICOM SEG, its values called `names`, SEMIAUTOMATIC by `model`; `tag` as in `write_seg`.
+
+    Raises `BadInputError` when the image is no DICOM.
+    """
     if not volume.headers:
         raise BadInputError("a DICOM SEG is made for DICOM images only: ask for output=image instead")
     algorithm = Algorithm(model, medsa.__version__)
-    dataset = write_seg(mask, volume, labels, names=dict(enumerate(names, 1)) or None, algorithm=algorithm)
+    dataset = write_seg(mask, volume, labels, names=names, algorithm=algorithm, tag=tag)
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

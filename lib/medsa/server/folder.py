@@ -135,6 +135,15 @@ class FolderStore(Store):
         kept, images = self._labels(FINAL), self._images()
         return {image: repr(_state(path)) for image, path in kept.items() if image in images}
 
+    def may_hold(self, label: str) -> dict[str, str]:
+        """Of a label file that somebody laid there nothing is noted: what it holds is seen on reading it."""
+        noted = {image: self._noted(FINAL, image) for image in self._labels(FINAL)}
+        return {
+            image: state
+            for image, state in self.label_states().items()
+            if not noted[image] or label.casefold() in noted[image]
+        }
+
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         pairs = []
         for image in self.get_labeled_images():

@@ -81,6 +81,12 @@ RELIED_ON: tuple[Symbol, ...] = (
     Symbol(
         "monailabel.interfaces.tasks.infer_v2", "InferType.DEEPGROW", "what both clients list under clicks"
     ),
+    Symbol(
+        "monailabel.interfaces.tasks.infer_v2",
+        "InferType.SEGMENTATION",
+        "what both clients list as automatic",
+    ),
+    Symbol("monailabel.interfaces.datastore", "DefaultLabelTag.ORIGINAL", "the tag of a model's own label"),
     Symbol("monailabel.interfaces.tasks.strategy", "Strategy", "base of our strategies"),
     Symbol("monailabel.interfaces.tasks.train", "TrainTask.info", "base of our trainer"),
     Symbol("monailabel.interfaces.utils.app", "app_instance", "builds the app from main.py, once a process"),

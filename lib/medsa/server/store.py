@@ -64,6 +64,11 @@ class Store(Datastore):
     def label_states(self) -> dict[str, str]:
         """Every image with a label a person made, and a word that changes when its label does."""
 
+    def may_hold(self, label: str) -> dict[str, str]:
+        """`label_states` of the images whose label holds `label`, or does not say what it holds."""
+        states = self.label_states()
+        return {image: states[image] for image in self.get_labeled_images(FINAL, [label]) if image in states}
+
     def segmentations(self, image_id: str) -> list[dict[str, Any]]:
         """What can be loaded for an image, newest first: {"id", "when", "labels", "human"}."""
         newest = self.newest_label(image_id)

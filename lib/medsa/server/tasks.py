@@ -1,9 +1,10 @@
-"""The two interactive models that clients see, and the one runtime behind them."""
+"""The interactive models that clients see, and the one runtime behind all models."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -171,7 +172,7 @@ class Runtime:
             return Answer(np.zeros(volume.shape, np.uint8, order="F"), self._params(click, None))
         session = self.sessions.open(*key)
         adapter, segmenter = self.models.segmenter(wanted.adapter)
-        with self._turn(key) as newer:
+        with self.turn(key) as newer:
             if wanted.k is None:
                 result = segmenter.segment_volume(
                     volume,
@@ -216,7 +217,8 @@ class Runtime:
         }
 
     @contextmanager
-    def _turn(self, key: Key) -> Iterator[threading.Event]:
+    def turn(self, key: Key) -> Iterator[threading.Event]:
+        """Within it a request is at work; the event is set when its user makes a newer one on its object."""
         newer = threading.Event()
         with self._turns:
             older = self._running.get(key)
@@ -246,17 +248,16 @@ class Runtime:
             return steps[-1] if steps else None
 
 
-class ClickTask(InferTask):
-    """A model of MONAI Label's type deepgrow: points and a box in, one mask out."""
+class Task(InferTask):
+    """A model as MONAI Label's clients know it."""
 
-    def __init__(self, runtime: Runtime, dimension: int) -> None:
-        where = "slice" if dimension == 2 else "volume"
+    def __init__(self, runtime: Runtime, kind: InferType, dimension: int, description: str) -> None:
         windows = dict.fromkeys((runtime.options.window, *WINDOW_NAMES))
         super().__init__(
-            type=InferType.DEEPGROW,
+            type=kind,
             labels=list(runtime.labels.names.values()),
             dimension=dimension,
-            description=f"{runtime.options.backbone}: a click or a box gives the object in its {where}",
+            description=f"{runtime.options.backbone}: {description}",
             config={"window": list(windows)},
         )
         self.runtime = runtime
@@ -273,13 +274,11 @@ class ClickTask(InferTask):
     def is_valid(self) -> bool:
         return True
 
+    @abstractmethod
     def answer(
         self, volume: Volume, image: str, params: Mapping[str, Any], user: str
     ) -> tuple[Answer, Click]:
         """The mask for a client's `params`, and how they were understood; raises `BadInputError`."""
-        runtime = self.runtime
-        click = read_click(params, volume.shape, self.dimension, runtime.labels, runtime.options.window)
-        return runtime.segment(volume, image, click, user), click
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """MONAI Label's own way in: `request["image"]` is a path, the answer the path of a new file."""
@@ -292,3 +291,20 @@ class ClickTask(InferTask):
         target = scratch_path(f"mask{click.extension}")
         write_mask(target, answer.mask, volume)
         return str(target), answer.params
+
+
+class ClickTask(Task):
+    """A model of MONAI Label's type deepgrow: points and a box in, one mask out."""
+
+    def __init__(self, runtime: Runtime, dimension: int) -> None:
+        where = "slice" if dimension == 2 else "volume"
+        super().__init__(
+            runtime, InferType.DEEPGROW, dimension, f"a click or a box gives the object in its {where}"
+        )
+
+    def answer(
+        self, volume: Volume, image: str, params: Mapping[str, Any], user: str
+    ) -> tuple[Answer, Click]:
+        runtime = self.runtime
+        click = read_click(params, volume.shape, self.dimension, runtime.labels, runtime.options.window)
+        return runtime.segment(volume, image, click, user), click

@@ -52,6 +52,7 @@ def test_ohif_connects(client):
     assert {name: model["type"] for name, model in info["models"].items()} == {
         "medsa_2d": "deepgrow",
         "medsa_3d": "deepgrow",
+        "medsa_auto": "segmentation",
     }
     assert [info["models"][name]["dimension"] for name in ("medsa_2d", "medsa_3d")] == [2, 3]
     assert info["options"]["backbone"] == "lite_medsam"

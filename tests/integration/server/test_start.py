@@ -75,7 +75,8 @@ def test_a_background_interpreter_builds_the_app_without_the_server(environment,
         "print(type(app).__name__, sorted(app._infers), 'monailabel.app' in sys.modules)"
     )
     ended = run(environment, "-c", script, command=(sys.executable,))
-    assert ended.stdout.strip().endswith("MedsaApp ['medsa_2d', 'medsa_3d'] False"), ended.stderr
+    built = "MedsaApp ['medsa_2d', 'medsa_3d', 'medsa_auto'] False"
+    assert ended.stdout.strip().endswith(built), ended.stderr
 
 
 def test_the_library_beside_the_app_is_enough(environment, drawn, tmp_path):

@@ -63,4 +63,4 @@ def test_the_form_holds_the_parameters_and_a_file_of_its_own_name():
 
 def test_a_picture_has_no_dicom_seg():
     with pytest.raises(BadInputError, match="DICOM images only"):
-        encode.seg_bytes(MASK, VOLUME, None, ("liver",), "medsa_2d")
+        encode.seg_bytes(MASK, VOLUME, None, {1: "liver"}, "medsa_2d")

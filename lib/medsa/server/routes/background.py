@@ -1,4 +1,4 @@
-"""/train, /scoring, /batch/infer: work that runs in an interpreter of its own."""
+"""/train, /scoring, /batch/infer: work that goes on while others are served."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 from fastapi import APIRouter, HTTPException
 from monailabel.utils.async_tasks.task import AsyncTask
 
-from medsa.errors import BadInputError, NotFoundError
+from medsa.errors import NotFoundError
+from medsa.server.app import no_batch
+from medsa.server.automatic import NAME as AUTOMATIC
 from medsa.server.routes.common import Admin, Annotator, AnyUser, App
 from medsa.server.train import NAME
 from medsa.training.retrain import BusyError
@@ -100,19 +102,22 @@ def stop_scoring(_user: Annotator) -> Any:
     return AsyncTask.stop("scoring")
 
 
-@router.get("/batch/infer", tags=["Infer"], summary="The running batch; 404 when there is none")
-def batch_status(_user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
-    return _status("batch_infer", all, check_if_running)
+@router.get("/batch/infer", tags=["Infer"], summary="The last or running batch; 404 when there is none")
+def batch_status(app: App, _user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
+    found = app.batch.status(every=all) if app.batch.running or not check_if_running else None
+    if not found:
+        raise NotFoundError("no batch is running" if check_if_running else "there was no batch yet")
+    return found
 
 
-@router.post("/batch/infer/{model}", tags=["Infer"], summary="Not offered by models that need a click")
-def batch(app: App, _user: Admin, model: str) -> None:
+@router.post("/batch/infer/{model}", tags=["Infer"], summary="Annotate every image that nobody has labelled")
+def batch(app: App, _user: Admin, model: str, images: str = "unlabeled", params: Params = None) -> Any:
     app.task(model)
-    raise BadInputError(
-        "this model needs a click or a box for each image; there is nothing to run in a batch"
-    )
+    if model != AUTOMATIC:
+        raise no_batch()
+    return app.batch.start((params or {}).get("images", images), params)
 
 
 @router.delete("/batch/infer", tags=["Infer"], summary="Stop the batch")
-def stop_batch(_user: Admin) -> Any:
-    return AsyncTask.stop("batch_infer")
+def stop_batch(app: App, _user: Admin) -> Any:
+    return app.batch.stop()

@@ -16,9 +16,12 @@ from medsa.data.volume import Volume
 from medsa.errors import BadInputError, NotFoundError
 from medsa.server import auth, encode
 from medsa.server.app import MedsaApp
+from medsa.server.automatic import NAME as AUTOMATIC
+from medsa.server.batch import ORIGINAL
 from medsa.server.click import Click, read_params
 from medsa.server.routes.common import AnyUser, App, an_id, owner
 from medsa.server.scratch import IMAGE_ENDINGS, received
+from medsa.server.store import FINAL
 from medsa.server.tasks import Answer
 
 router = APIRouter(prefix="/infer", tags=["Infer"])
@@ -121,8 +124,10 @@ def _response(
     if output is Output.JSON:
         return JSONResponse(answer.params)
     if output is Output.DICOM_SEG:
-        names = click.label_info or tuple(answer.params["label_names"])
-        seg = encode.seg_bytes(answer.mask, volume, app.runtime.labels, names[:1], f"medsa {model}")
+        names = {value: name for name, value in answer.params["label_names"].items()}
+        names |= dict(enumerate(click.label_info[:1], start=1))
+        tag = ORIGINAL if model == AUTOMATIC else FINAL  # what nobody looked at is no human label
+        seg = encode.seg_bytes(answer.mask, volume, app.runtime.labels, names, f"medsa {model}", tag)
         return encode.compressed(encode.file(seg, ".dcm", "application/dicom"), request)
     mask, params = answer.mask, answer.params
     if click.crop:
