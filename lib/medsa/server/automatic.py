@@ -20,7 +20,7 @@ from medsa.server.click import Click, read_automatic
 from medsa.server.examples import Examples
 from medsa.server.privacy import short
 from medsa.server.store import Store
-from medsa.server.tasks import Answer, Runtime, Task
+from medsa.server.tasks import Answer, Begin, Runtime, Task
 from medsa.training.versions import versions_folder
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,12 @@ class AutomaticTask(Task):
         self.automatic = automatic
 
     def answer(
-        self, volume: Volume, image: str, params: Mapping[str, Any], user: str
+        self,
+        volume: Volume,
+        image: str,
+        params: Mapping[str, Any],
+        user: str,
+        begin: Begin | None = None,  # noqa: ARG002 - of models that correct masks
     ) -> tuple[Answer, Click]:
         runtime = self.runtime
         click, names = read_automatic(params, runtime.labels, runtime.options.window)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,32 @@ from medsa.data.labels import LabelSet
 from medsa.data.window import check_window
 from medsa.errors import BadInputError
 from medsa.prompts import Prompt
+from medsa.segmenter.finish import Finish
 
 ENDINGS = (".nrrd", ".nii.gz", ".nii")
 MOST_POINTS = 1000
 
-_PROMPTS = {"foreground", "background", "roi", "box", "slice"}
-_USED = _PROMPTS | {
-    "label",
-    "window",
-    "adapter",
-    "undo",
-    "reset_state",
-    "result_extension",
-    "client_id",
-    "label_info",
-    "crop",
-}
-_IGNORED = {"result_dtype", "result_compress", "restore_label_idx", "logging", "device", "largest_cc"}
+_PROMPTS = {"foreground", "background", "roi", "box", "slice", "start"}
+_FINISH = {"largest_component", "fill_holes", "smallest"}
+_USED = (
+    _PROMPTS
+    | _FINISH
+    | {
+        "label",
+        "window",
+        "adapter",
+        "undo",
+        "redo",
+        "reset_state",
+        "result_extension",
+        "client_id",
+        "label_info",
+        "crop",
+        "largest_cc",
+        "zoom",
+    }
+)
+_IGNORED = {"result_dtype", "result_compress", "restore_label_idx", "logging", "device"}
 """Sent by clients, or known from MONAI Label, and without meaning here."""
 
 
@@ -38,10 +47,11 @@ _IGNORED = {"result_dtype", "result_compress", "restore_label_idx", "logging", "
 class Click:
     """One request for a mask.
 
-    `k`: the slice a 2D model works on, None for a volume (and for an undo, which names none). `label`: ""
-    when the client names none. `adapter`: the version to ask, "" for the served one.
+    `k`: the slice a 2D model works on, None for a volume (and for an undo or a redo, which name none).
+    `label`: "" when the client names none. `adapter`: the version to ask, "" for the served one.
     `label_info`: names for a DICOM SEG answer, as MONAI Label's clients send them. `crop`: answer with the
-    slices that hold the object alone.
+    slices that hold the object alone. `start`: the mask to correct, "" to begin anew. `finish`: what is done
+    to the mask in the end. `zoom`: look closer at what a small box is around.
     """
 
     prompt: Prompt
@@ -51,11 +61,15 @@ class Click:
     window: str = "auto"
     adapter: str = ""
     undo: bool = False
+    redo: bool = False
     reset: bool = False
     extension: str = ".nrrd"
     client_id: str = ""
     label_info: tuple[str, ...] = ()
     crop: bool = False
+    start: str = ""
+    finish: Finish = field(default_factory=Finish)
+    zoom: bool = True
 
 
 def read_params(text: str | None) -> dict[str, Any]:
@@ -82,7 +96,7 @@ def read_click(
     Slicer's `[i, i, j, j, k, k]` with pairs in any order: without area it means that none was drawn. In 2D
     only the prompts on one slice count: `slice` where given, else that of the last foreground point. `window`
     is the server's own choice, for clients that send none. Raises `BadInputError` for what cannot be used,
-    unknown parameters and labels among it.
+    unknown parameters and labels among it. `largest_cc` is what MONAI Label calls `largest_component`.
     """
     unknown = sorted(set(params) - _USED - _IGNORED)
     if unknown:
@@ -94,12 +108,17 @@ def read_click(
     background = _points(params.get("background"), "background", flat)
     box = _box(params.get("box"), flat)
     box = _roi(params.get("roi"), shape) if box is None else box
-    undo = _flag(params.get("undo"), "undo")
+    undo, redo = (_flag(params.get(name), name) for name in ("undo", "redo"))
+    if undo and redo:
+        raise BadInputError("a request takes a click back or makes it again, not both")
     if dimension == 2:
+        if box is not None and Prompt(box=box).across:
+            raise BadInputError("the box crosses the slices: draw it on one, or ask a model for volumes")
         k = _slice_of(foreground, background, box) if k is None else k
         foreground, background, box = _on_slice(foreground, background, box, k)
+    start = _text(params.get("start"), "start")
     prompt = Prompt(foreground, background, box)
-    if prompt.empty and not undo:
+    if prompt.empty and not (undo or redo) and not (start and (dimension == 3 or k is not None)):
         where = f" on slice {k}" if dimension == 2 and k is not None else ""
         raise BadInputError(
             f"there is no foreground point and no box{where}: click on the object, or draw a box"
@@ -117,11 +136,15 @@ def read_click(
         window=chosen,
         adapter=_text(params.get("adapter"), "adapter"),
         undo=undo,
+        redo=redo,
         reset=_flag(params.get("reset_state"), "reset_state"),
         extension=_extension(params.get("result_extension")),
         client_id=_text(params.get("client_id"), "client_id"),
         label_info=_label_info(params.get("label_info"), labels),
         crop=_flag(params.get("crop"), "crop"),
+        start=start,
+        finish=_finish(params),
+        zoom=params.get("zoom") is None or _flag(params["zoom"], "zoom"),
     )
 
 
@@ -273,6 +296,15 @@ def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or len(value) > 256:
         raise BadInputError(f"{name} must be a short text")
     return value.strip()
+
+
+def _finish(params: Mapping[str, Any]) -> Finish:
+    largest = [_flag(params.get(name), name) for name in ("largest_component", "largest_cc")]
+    smallest = _value(params.get("smallest"), "smallest")
+    size = _numbers(0.0 if smallest is None else smallest, "smallest")
+    if size.ndim:
+        raise BadInputError("smallest must be one number, in cubic millimetres")
+    return Finish(any(largest), _flag(params.get("fill_holes"), "fill_holes"), float(size))
 
 
 def _label(value: Any, labels: LabelSet) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import abstractmethod
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,19 +27,20 @@ from medsa.data.write import write_mask
 from medsa.errors import BadInputError, ConfigurationError
 from medsa.prompts import Prompt
 from medsa.sam import load_sam
-from medsa.segmenter import Result, Segmenter, ServedModels, Sessions
+from medsa.segmenter import Result, Segmenter, ServedModels, Session, Sessions, Start, finished
+from medsa.segmenter.ahead import Ahead
 from medsa.segmenter.served import CURRENT, NONE, choices
 from medsa.server.added_labels import with_added
 from medsa.server.click import Click, read_click
+from medsa.server.history import Histories
 from medsa.server.privacy import short
 from medsa.server.scratch import scratch_path
 from medsa.training.versions import VersionStore
 
 logger = logging.getLogger(__name__)
 
-MOST_HISTORIES = 256
-MOST_STEPS = 64
-
+Begin = Callable[[str, str], NDArray[np.bool_]]
+"""(start, label) as a click names them, to the mask (I, J, K) that is meant."""
 Key = tuple[str, str, str]
 """(user, image, label): whose clicks belong together."""
 
@@ -76,11 +76,12 @@ class Runtime:
         if options.adapters:
             self.labels = with_added(self.labels, Path(options.adapters))
         self.sessions = Sessions()
+        self.ahead = Ahead(options.ahead)
         self._loading = threading.Lock()
         self._turns = threading.Lock()
         self._running: dict[Key, threading.Event] = {}
         self._done: dict[Key, tuple[int, int]] = {}
-        self._histories: OrderedDict[tuple[Key, int], list[Click]] = OrderedDict()
+        self._histories: Histories[Click] = Histories()
 
     @property
     def models(self) -> ServedModels:
@@ -158,19 +159,23 @@ class Runtime:
             volume, Prompt(foreground=np.array([[32.0, 32.0, 0.0]])), 0, window="0,1"
         )
 
-    def segment(self, volume: Volume, image: str, click: Click, user: str) -> Answer:
+    def segment(
+        self, volume: Volume, image: str, click: Click, user: str, begin: Begin | None = None
+    ) -> Answer:
         """The mask that `click` asks for; a newer one of the same user on the same object ends a running one.
 
-        `image` is the id under which the user knows `volume`. Raises `BadInputError`, `CancelledError`.
+        `image` is the id under which the user knows `volume`; `begin` finds the mask that a click would
+        correct. Raises `BadInputError`, `CancelledError`, and what `begin` raises.
         """
         key = (user, image, click.label)
         if click.reset:
             self.sessions.close(*key)
-            self._histories.pop((key, click.dimension), None)
-        wanted = self._before_last((key, click.dimension)) if click.undo else click
+            self._histories.forget((key, click.dimension))
+        wanted = self._wanted(click, (key, click.dimension))
         if wanted is None:
             return Answer(np.zeros(volume.shape, np.uint8, order="F"), self._params(click, None))
         session = self.sessions.open(*key)
+        start = self._start(session, wanted, begin)
         adapter, segmenter = self.models.segmenter(wanted.adapter)
         with self.turn(key) as newer:
             if wanted.k is None:
@@ -179,18 +184,43 @@ class Runtime:
                     wanted.prompt,
                     window=wanted.window,
                     session=session,
+                    start=start,
+                    zoom=wanted.zoom,
                     progress=partial(self._count, key, newer),
                     cancelled=newer.is_set,
                 )
             else:
                 result = segmenter.segment_slice(
-                    volume, wanted.prompt, wanted.k, window=wanted.window, session=session
+                    volume,
+                    wanted.prompt,
+                    wanted.k,
+                    window=wanted.window,
+                    session=session,
+                    start=start,
+                    zoom=wanted.zoom,
                 )
-        if not click.undo:
-            self._note((key, click.dimension), click)
+                if self.options.ahead:
+                    self.ahead.around(segmenter, volume, wanted.window, wanted.k)
+        if wanted is click:
+            self._histories.add((key, click.dimension), click)
         timings = ", ".join(f"{name} {value:.0f} ms" for name, value in result.timings.items())
         logger.info(f"mask for {short(user)} on {short(image)}: {len(result.slices)} slices, {timings}")
-        return Answer(result.mask, self._params(wanted, result, adapter))
+        mask = finished(result.mask, wanted.prompt, volume.spacing, wanted.finish)
+        return Answer(mask, self._params(wanted, result, adapter))
+
+    def _wanted(self, click: Click, whose: tuple[Key, int]) -> Click | None:
+        """The click to answer: this one, or the one that an undo or a redo leads to; None for none."""
+        if click.undo:
+            return self._histories.back(whose)
+        return self._histories.again(whose) if click.redo else click
+
+    def _start(self, session: Session, click: Click, begin: Begin | None) -> Start | None:
+        """The mask that `click` corrects, as this session first found it; None to begin anew."""
+        if not click.start:
+            return None
+        if begin is None:
+            raise BadInputError("there is no saved mask to begin with here: leave start away")
+        return session.begun(click.start, lambda: Start(begin(click.start, click.label)))
 
     def progress(self, user: str, image: str, label: str) -> tuple[int, int] | None:
         """Slices done and the most there may be, of the volume that this user waits for; None for none."""
@@ -205,7 +235,8 @@ class Runtime:
         name = click.label or self.labels.labels[0].name
         told: dict[str, Any] = {"label_names": {name: 1}, "label": name, "options": self.options.shown()}
         if result is None:
-            return {**told, "slices": [], "warnings": ["there is nothing left to undo"]}
+            word = "redo" if click.redo else "undo"
+            return {**told, "slices": [], "warnings": [f"there is nothing left to {word}"]}
         return {
             **told,
             "options": {**told["options"], **result.options, "adapter": adapter},
@@ -232,20 +263,6 @@ class Runtime:
                 if self._running.get(key) is newer:
                     del self._running[key]
                     self._done.pop(key, None)
-
-    def _note(self, key: tuple[Key, int], click: Click) -> None:
-        with self._turns:
-            steps = self._histories.pop(key, [])
-            self._histories[key] = [*steps, click][-MOST_STEPS:]
-            while len(self._histories) > MOST_HISTORIES:
-                self._histories.popitem(last=False)
-
-    def _before_last(self, key: tuple[Key, int]) -> Click | None:
-        """Take the last click back; the one before it, or None when there is none."""
-        with self._turns:
-            steps = self._histories.get(key, [])
-            del steps[-1:]
-            return steps[-1] if steps else None
 
 
 class Task(InferTask):
@@ -276,9 +293,17 @@ class Task(InferTask):
 
     @abstractmethod
     def answer(
-        self, volume: Volume, image: str, params: Mapping[str, Any], user: str
+        self,
+        volume: Volume,
+        image: str,
+        params: Mapping[str, Any],
+        user: str,
+        begin: Begin | None = None,
     ) -> tuple[Answer, Click]:
-        """The mask for a client's `params`, and how they were understood; raises `BadInputError`."""
+        """The mask for a client's `params`, and how they were understood; raises `BadInputError`.
+
+        `begin` finds a mask that the client wants to correct.
+        """
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """MONAI Label's own way in: `request["image"]` is a path, the answer the path of a new file."""
@@ -303,8 +328,13 @@ class ClickTask(Task):
         )
 
     def answer(
-        self, volume: Volume, image: str, params: Mapping[str, Any], user: str
+        self,
+        volume: Volume,
+        image: str,
+        params: Mapping[str, Any],
+        user: str,
+        begin: Begin | None = None,
     ) -> tuple[Answer, Click]:
         runtime = self.runtime
         click = read_click(params, volume.shape, self.dimension, runtime.labels, runtime.options.window)
-        return runtime.segment(volume, image, click, user), click
+        return runtime.segment(volume, image, click, user, begin), click

@@ -108,7 +108,10 @@ def test_a_region_is_cut_at_the_borders_of_the_image(roi):
         assert (box <= np.array(SHAPE) - 1).all()
 
 
-PARAMETERS = ["foreground", "background", "roi", "box", "slice", "label", "window", "undo", "label_info"]
+PARAMETERS = [
+    *("foreground", "background", "roi", "box", "slice", "label", "window", "undo", "redo", "label_info"),
+    *("start", "smallest", "largest_cc", "fill_holes", "zoom"),
+]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
 JSON = LEAVES | st.lists(LEAVES, max_size=6) | st.lists(st.lists(LEAVES, max_size=4), max_size=3)
 
@@ -120,7 +123,7 @@ def test_whatever_is_sent_gives_a_click_or_a_sentence(name, value, dimension):
         found = click(dimension, **{"foreground": [[1, 2, 3]], name: value})
     except BadInputError:
         return
-    assert found.undo or not found.prompt.empty
+    assert found.undo or found.redo or not found.prompt.empty
 
 
 @pytest.mark.parametrize(

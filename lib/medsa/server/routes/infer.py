@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from enum import StrEnum
+from hashlib import sha256
+from io import BytesIO
 from typing import Annotated, Any
 
 import anyio.to_thread
+import numpy as np
 from anyio import CapacityLimiter
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
 
 from medsa.data.read import read_volume
+from medsa.data.read_label import read_label
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError, NotFoundError
 from medsa.server import auth, encode
@@ -20,15 +26,18 @@ from medsa.server.automatic import NAME as AUTOMATIC
 from medsa.server.batch import ORIGINAL
 from medsa.server.click import Click, read_params
 from medsa.server.routes.common import AnyUser, App, an_id, owner
-from medsa.server.scratch import IMAGE_ENDINGS, received
+from medsa.server.scratch import IMAGE_ENDINGS, LABEL_ENDINGS, received
 from medsa.server.store import FINAL
-from medsa.server.tasks import Answer
+from medsa.server.tasks import Answer, Begin
 
 router = APIRouter(prefix="/infer", tags=["Infer"])
 
 COOKIE = "medsa_session"
 _LIMITER = CapacityLimiter(16)
 """Clicks wait for the model in threads of their own, and never use up those of the other endpoints."""
+
+STORED = "stored"
+"""What `start` says for the newest mask that a person saved; else it names a segmentation of the image."""
 
 _REFUSED = ("image", "model", "save_label", "label_tag", "session")
 
@@ -63,14 +72,13 @@ async def infer(
     label: Annotated[UploadFile | None, File()] = None,
     output: Output = Output.ALL,
 ) -> Response:
-    if label is not None:
-        raise BadInputError("a label cannot be a prompt: send points or a box")
     task, sent = app.task(model), _checked(read_params(params))
     name, cookie = who(request, user, sent.get("client_id"), session_id)
 
     def work() -> Response:
         volume, known_as = _volume(app, user, image, session_id, file)
-        answer, click = task.answer(volume, known_as, sent, name)
+        begin, more = _begin(app, image, volume, label)
+        answer, click = task.answer(volume, known_as, sent | more, name, begin)
         return _response(request, app, model, output, volume, answer, click)
 
     response = await anyio.to_thread.run_sync(work, limiter=_LIMITER)
@@ -100,6 +108,46 @@ def _volume(
         with received(file.file, file.filename, IMAGE_ENDINGS) as path:
             return read_volume(path), secrets.token_hex(8)
     return app.store.volume(an_id(image)), image
+
+
+def _begin(
+    app: MedsaApp, image: str, volume: Volume, label: UploadFile | None
+) -> tuple[Begin, dict[str, str]]:
+    """Finds the mask that a client wants to correct; and the parameters that mean the one sent along."""
+    if label is not None:
+        content = label.file.read()
+        with received(BytesIO(content), label.filename, LABEL_ENDINGS) as path:
+            sent = read_label(path, volume, app.runtime.labels)
+        return lambda _, name: _one_of(app, sent, {}, name), {"start": f"sent {sha256(content).hexdigest()}"}
+
+    def begin(start: str, name: str) -> NDArray[np.bool_]:
+        if not image:
+            raise BadInputError("a mask that was saved belongs to an image of the datastore: send it along")
+        found = (
+            app.store.newest_label(an_id(image)) if start == STORED else app.store.segmentation(image, start)
+        )
+        if found is None:
+            raise BadInputError("nobody has saved a mask of this image yet: leave start away")
+        return _one_of(app, *found, name)
+
+    return begin, {}
+
+
+def _one_of(app: MedsaApp, mask: NDArray[np.uint8], names: Mapping[int, str], name: str) -> NDArray[np.bool_]:
+    """Where a label map holds the label `name`.
+
+    A map without `names` goes by the server's label set, unless it holds one value alone.
+    """
+    known = names or app.runtime.labels.names
+    values = [value for value, other in known.items() if other.casefold() == name.casefold()]
+    held = np.unique(mask[mask != 0])
+    if len(held) == 1 and not (name and names):
+        values = held.tolist()
+    found = np.isin(mask, values)
+    if not found.any():
+        what = f"nothing of {name}" if name else "several labels: say which one is meant with label"
+        raise BadInputError(f"the mask to begin with holds {what}")
+    return found
 
 
 def who(request: Request, user: auth.User, client_id: object, session_id: str = "") -> tuple[str, str]:
