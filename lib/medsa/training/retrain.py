@@ -163,14 +163,16 @@ def _round(
     sam, before = load(), store.current()
     serving = before.folder if before else plan.origin
     request = _from(serving, plan)
-    candidate = train(
-        sam, [*training, *rehearsal(plan.policy.rehearsal)], (), folder, request, told=progress
-    ).candidate
-    tables = _measured(sam, candidate, serving, validation, plan, progress)
+    trained = train(sam, [*training, *rehearsal(plan.policy.rehearsal)], (), folder, request, told=progress)
+    if trained.steps < 2:  # the first one only warms up
+        reason = "the round's minutes were over before anything was learnt: give it more (retrain_minutes)"
+        store.log({"event": "nothing done", "reasons": [reason]})
+        return Outcome("nothing", (reason,))
+    tables = _measured(sam, trained.candidate, serving, validation, plan, progress)
     decision = decide(tables["candidate"], tables["current"], tables["base"], plan.policy.gate)
     unreadable = len(cases) - len(training) - len(validation)
     kept = {"training": len(training), "validation": len(validation), "unreadable": unreadable}
-    version = store.add(candidate, _report(decision, tables, kept, before.name if before else None, plan))
+    version = store.add(trained.candidate, _report(decision, tables, kept, before.name if before else None, plan))
     _note_used(store, [splits.hashed(f"{case.id} {case.state}") for case in cases])
     return _settle(store, version.name, before.name if before else None, decision)
 

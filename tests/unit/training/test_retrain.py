@@ -182,6 +182,14 @@ def _unreadable():
     raise UnreadableImageError("cut off")
 
 
+def test_a_round_whose_minutes_are_over_at_once_makes_no_version_and_says_why(sam, store):
+    short = plan(request=Request("decoder_only", length=Length(minutes=1e-9)))
+    outcome = retrain(sam, STUDIES[:4], store, short)
+    assert outcome.what == "nothing"
+    assert "minutes" in outcome.reasons[0]
+    assert not store.names()
+
+
 def test_one_bad_label_spoils_no_round(sam, store):
     cases = [*STUDIES[:3], replace(study("bad"), read=_unreadable)]
     outcome = retrain(sam, cases, store, plan(**QUICK))
