@@ -172,7 +172,9 @@ def _round(
     decision = decide(tables["candidate"], tables["current"], tables["base"], plan.policy.gate)
     unreadable = len(cases) - len(training) - len(validation)
     kept = {"training": len(training), "validation": len(validation), "unreadable": unreadable}
-    version = store.add(trained.candidate, _report(decision, tables, kept, before.name if before else None, plan))
+    version = store.add(
+        trained.candidate, _report(decision, tables, kept, before.name if before else None, plan)
+    )
     _note_used(store, [splits.hashed(f"{case.id} {case.state}") for case in cases])
     return _settle(store, version.name, before.name if before else None, decision)
 
