@@ -1,8 +1,9 @@
 """One object through a volume: what a user says about some slices becomes a mask on all that hold it.
 
 The slices that the first prompts lie on are anchors, answered as slices are; from them the object is followed
-by memory. Every further click corrects what was found, on its slice and around it, and settles its slice:
-nothing that is computed later changes a slice that the user has spoken about.
+by memory, and the model is asked about each slice that was found so. Every further click corrects what was
+found, on its slice and around it, and settles its slice: nothing that is computed later changes a slice that
+the user has spoken about.
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ from numpy.typing import NDArray
 from medsa.segmenter.corrections import cell_of
 from medsa.segmenter.memory import Known, carry_over, look_of, share_of, sureness
 from medsa.segmenter.propagate import follow_through, stop_if
+from medsa.segmenter.proposals import mask_box
 from medsa.segmenter.request import Request
 from medsa.segmenter.session import Answer, SlicePrompt, State
 from medsa.segmenter.slices import keep_parts
 from medsa.segmenter.space import Spot, spread
 from medsa.segmenter.tones import Tones, same_object, tones_of
 
-SURE = 0.56
+SURE = 0.6
 """Mean share (0.5..1) of what is carried to a slice, below which the object has ended there."""
+ALIKE = 0.5
+"""Dice of a followed mask and the model's answer to its box, below which the model means something else."""
+MODELS_PART = 0.4
+"""How much the model's answer to the box of a followed mask counts beside that mask, 0..1."""
 MOST = 8.0
 """Logits are cut to plus and minus this where two answers are mixed."""
 
@@ -77,9 +83,26 @@ class Following:
         return self._bounded(self.request.answer(k))
 
     def _followed(self, anchors: Mapping[int, State], bounds: tuple[int, int]) -> dict[int, State]:
-        return follow_through(
+        states = follow_through(
             anchors, bounds, self._step, mixed, progress=self.progress, cancelled=self.cancelled
         )
+        return {k: state if k in anchors else self._asked_again(k, state) for k, state in states.items()}
+
+    def _asked_again(self, k: int, state: State) -> State:
+        """A slice that was followed, mixed with what the model says to the box around it, if it is alike."""
+        stop_if(self.cancelled)
+        if not state.mask.any():
+            return state
+        request = self.request
+        box = mask_box(state.mask, request.frame.size / len(state.mask), request.frame)
+        encoded, prompt = request.encoded(k)[1], SlicePrompt(box=tuple(map(float, box)))
+        with request.decoding():
+            answer = request.segmenter.decoder.decode(encoded, request.frame, prompt)
+        if answer.agreement(state) < ALIKE:
+            return state
+        found = mixed(state, answer, MODELS_PART)
+        kept = keep_parts(found.logits.float(), state.mask)
+        return self._bounded(replace(found, logits=kept.half()))
 
     def _bounds(self, anchors: Iterable[int]) -> tuple[int, int]:
         """First and last slice that the object may reach: those of a box in space, else all."""
