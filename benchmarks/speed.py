@@ -54,7 +54,9 @@ def main() -> None:
             for study in (small, *series):
                 stow(orthanc.dicomweb_url, study.datasets)
             with (
-                Server(orthanc.dicomweb_url, folder / "server.log", environment=environment) as server,
+                Server(  # nothing is encoded ahead: slices are to be cold
+                    orthanc.dicomweb_url, folder / "server.log", conf={"ahead": "0"}, environment=environment
+                ) as server,
                 httpx.Client(base_url=server.url, timeout=TIMEOUT, trust_env=False) as client,
             ):
                 print(f"server's memory after its start: {memory(server, 'VmRSS'):.0f} MiB\n", flush=True)
