@@ -55,8 +55,8 @@ def test_click_mask_correction_the_next_organs_and_saved(browser: Browser, site:
         frames.append(frame(window))
     context.close()
     small = [each.resize((960, 600), Image.Resampling.LANCZOS) for each in frames]
-    colours = small[-1].quantize(128, dither=Image.Dither.NONE)
-    shown = [each.quantize(128, palette=colours, dither=Image.Dither.NONE) for each in small]
+    colours = small[-1].quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    shown = [each.quantize(256, palette=colours, dither=Image.Dither.NONE) for each in small]
     durations = [1500, *[1800] * (len(shown) - 2), 3500]
     shown[0].save(
         Path(FOLDER) / "ohif.gif",

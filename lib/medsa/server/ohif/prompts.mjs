@@ -90,15 +90,13 @@ export class Prompts {
   }
 
   move(event) {
-    if (!this.drag) {
-      const had = this.hover;
-      this.hover = this.painting ? this.plane(event) ?? null : null;
-      if (this.hover) this.hover = { ...this.hover, at: this.point(event, this.hover) };
-      if (this.hover || had) this.draw();
-      return;
-    }
-    event.stopImmediatePropagation();
-    this.drag.path.push(this.point(event, this.drag.plane));
+    if (this.drag) {
+      event.stopImmediatePropagation();
+      this.drag.path.push(this.point(event, this.drag.plane));
+    } else if (this.painting || this.hover) {
+      const plane = this.painting && this.plane(event);
+      this.hover = plane ? { ...plane, at: this.point(event, plane) } : null;
+    } else return;
     this.draw();
   }
 
