@@ -35,6 +35,8 @@ HELD, EMPTY = 16, 6
 """Slices of a labelled study that are learnt from: with the label, and without it."""
 PART = 0.3
 """A part of an object counts from this part of the largest one's mass on."""
+SMALL = 0.1
+"""An object of less than this part of the smallest labelled one's size is none."""
 VOTE = 0.5
 """What the model's answer weighs beside the likeness (0..1)."""
 AGREED = 0.3
@@ -63,7 +65,7 @@ def learn(segmenter: Segmenter, volume: Volume, mask: Mask, *, window: str = "au
         for k in chosen:
             yield _cells(request, k), request.frame.mask_to_model(mask[:, :, k], request.frame.size)
 
-    return gather(slices())
+    return gather(slices(), int(mask.sum()) * _voxel(volume))
 
 
 def find(
@@ -90,7 +92,14 @@ def find(
         if progress is not None:
             progress(done, len(looked))
     return {
-        name: _object(segmenter, volume, _on_grid(volume, request.frame, looked, found), window, cancelled)
+        name: _object(
+            segmenter,
+            volume,
+            _on_grid(volume, request.frame, looked, found),
+            SMALL * float(prototypes[name].sizes.min()),
+            window,
+            cancelled,
+        )
         for name, found in maps.items()
     }
 
@@ -99,10 +108,14 @@ def _object(
     segmenter: Segmenter,
     volume: Volume,
     likely: Likely,
+    least: float,
     window: str,
     cancelled: Callable[[], bool] | None,
 ) -> Found:
-    """An object from its likeness (I, J, K): the model's answers to boxes, and the prototypes, decide."""
+    """An object from its likeness (I, J, K): the model's answers to boxes, and the prototypes, decide.
+
+    One of less than `least` mm3 is none.
+    """
     votes = np.zeros(likely.shape, bool, order="F")
     for k, prompt in proposed(likely):
         stop_if(cancelled)
@@ -110,8 +123,8 @@ def _object(
         if agreement(answer, likely[:, :, k] > 0.5) >= AGREED:
             votes[:, :, k] |= answer
     mask = main_parts((likely + VOTE * votes) / (1 + VOTE) > 0.5, likely)
-    if not mask.any():
-        return Found(mask.astype(np.uint8), 0.0, likely)
+    if not mask.any() or mask.sum() * _voxel(volume) < least:
+        return Found(np.zeros(volume.shape, np.uint8, order="F"), 0.0, likely)
     sure = float(likely[mask].mean()) * (1 + agreement(votes, likely > 0.5)) / 2
     return Found(mask.astype(np.uint8, order="F"), sure, likely)
 
@@ -148,6 +161,11 @@ def _cells(request: Request, k: int) -> Cells:
     shown = torch.zeros(cells, cells, dtype=torch.bool)
     shown[: -(-frame.rows * cells // frame.size), : -(-frame.columns * cells // frame.size)] = True
     return Cells(look, places_of(request.volume, frame, k, cells), shown)
+
+
+def _voxel(volume: Volume) -> float:
+    """Its size in mm3."""
+    return float(volume.spacing.prod())
 
 
 def _on_grid(volume: Volume, frame: Frame, looked: list[int], found: list[Likely]) -> Likely:

@@ -34,7 +34,8 @@ SHARPNESS = 20.0
 SPREAD = 0.05
 """Least standard deviation of a place, as a part of what the volume shows."""
 SEED = 0
-_NAMES = ("looks", "places", "shares", "weights")
+_NAMES = ("looks", "places", "shares", "weights", "sizes")
+_KINDS = ("looks", "places", "shares", "weights")
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,16 @@ class Cells:
 class Prototypes:
     """N kinds of cells: `looks` (N, C), `places` (N, 3), `shares` (N,) of the label 0..1.
 
-    `weights` (N,) are the numbers of cells that each stands for, as they occur in a study. `spread` (3,) is
-    the standard deviation of places: how far apart the object's centres lie in several studies.
+    `weights` (N,) are the numbers of cells that each stands for, as they occur in a study. `sizes` (S,) mm3
+    are the label's in each of the S studies, `spread` (3,) is the standard deviation of places: how far apart
+    its centres lie in them.
     """
 
     looks: Tensor
     places: Tensor
     shares: Tensor
     weights: Tensor
+    sizes: Tensor
     spread: Tensor = field(default_factory=lambda: torch.full((3,), SPREAD))
 
     def __len__(self) -> int:
@@ -66,7 +69,7 @@ class Prototypes:
     @classmethod
     def none(cls) -> Prototypes:
         """Those of a study without the label."""
-        return cls(torch.empty(0, 0), torch.empty(0, 3), torch.empty(0), torch.empty(0))
+        return cls(torch.empty(0, 0), torch.empty(0, 3), *(torch.empty(0) for _ in range(3)))
 
     @classmethod
     def joined(cls, several: Sequence[Prototypes]) -> Prototypes:
@@ -108,8 +111,8 @@ def places_of(volume: Volume, frame: Frame, k: int, cells: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(place.transpose(2, 0, 1))).float()
 
 
-def gather(slices: Iterable[tuple[Cells, NDArray[np.bool_]]]) -> Prototypes:
-    """The kinds of cells of a labelled study; none where the label holds no cell.
+def gather(slices: Iterable[tuple[Cells, NDArray[np.bool_]]], size: float) -> Prototypes:
+    """The kinds of cells of a labelled study; none where the label, of `size` mm3, holds no cell.
 
     `slices` are those that hold the label, and some that do not: cells, and the label's mask (s, s) on the
     whole square of the model.
@@ -135,7 +138,8 @@ def gather(slices: Iterable[tuple[Cells, NDArray[np.bool_]]]) -> Prototypes:
             (sorts["far"], FAR, 0.0),
         )
     ]
-    return Prototypes(*(torch.cat([getattr(kind, name) for kind in kinds]) for name in _NAMES))
+    joined = (torch.cat([kind[name] for kind in kinds]) for name in _KINDS)
+    return Prototypes(*joined, torch.tensor([size]))
 
 
 def likeness(cells: Cells, prototypes: Prototypes) -> Tensor:
@@ -149,7 +153,7 @@ def likeness(cells: Cells, prototypes: Prototypes) -> Tensor:
     return shares.reshape(cells.shown.shape) * cells.shown
 
 
-def _kinds(looks: Tensor, places: Tensor, most: int, share: float) -> Prototypes:
+def _kinds(looks: Tensor, places: Tensor, most: int, share: float) -> dict[str, Tensor]:
     """Up to `most` kinds of cells with looks (N, C) and places (N, 3), by both."""
     count = len(looks)
     if count > MOST:
@@ -159,15 +163,16 @@ def _kinds(looks: Tensor, places: Tensor, most: int, share: float) -> Prototypes
     points = torch.cat([looks, scale * places], dim=1).numpy()
     most = min(most, len(points))
     if not most:
-        return Prototypes(looks, places, torch.empty(0), torch.empty(0))
+        return dict(zip(_KINDS, (looks, places, torch.empty(0), torch.empty(0)), strict=True))
     centres, which = kmeans2(points, most, minit="++", seed=SEED)
     number = torch.from_numpy(np.bincount(which, minlength=most)).float()
     full = number > 0
     found = torch.from_numpy(centres).float()[full]
     width = looks.shape[1]
-    return Prototypes(
+    values = (
         found[:, :width],
         found[:, width:] / scale,
         torch.full((len(found),), share),
         number[full] * count / len(looks),
     )
+    return dict(zip(_KINDS, values, strict=True))

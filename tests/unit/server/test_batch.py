@@ -166,7 +166,7 @@ def test_a_batch_runs_to_its_end_or_until_it_is_stopped(automatic) -> None:
     assert (done["status"], done["progress"]) == ("DONE", {"done": 1, "total": 1})
     assert done["result"]["c"]["tag"] == ORIGINAL
     assert json.loads(json.dumps(done)) == done
-    for wrong in ({"label_tag": "final"}, {"labels": 3}, {"images": ["x"]}, {"max_batch_size": 0}):
+    for wrong in ({"label_tag": "final"}, {"labels": 3}, {"images": ["x"]}, {"max_batch_size": -1}):
         with pytest.raises(BadInputError):
             batch.start(None, wrong)
     with pytest.raises(CancelledError):
