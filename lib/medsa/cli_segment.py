@@ -156,7 +156,7 @@ def _segment(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:  # refuse before minutes of work what cannot be written after
         save(Path(folder) / args.output.name, corner)
 
-    segmenter = _segmenter(args)
+    segmenter = open_segmenter(args)
     result = _run(segmenter, volume, prompt, start, args)
     result = replace(result, mask=finished(result.mask, prompt, volume.spacing, wanted))
     k = _shown_slice(prompt, args.slice, result)
@@ -250,7 +250,8 @@ def _truth(labels: NDArray, value: int | None) -> NDArray:
     return labels == (values[0] if value is None and values else value)
 
 
-def _segmenter(args: argparse.Namespace) -> Segmenter:
+def open_segmenter(args: argparse.Namespace) -> Segmenter:
+    """The model that --backbone, --weights, --adapter, --method and --device mean, ready to be asked."""
     from medsa.adapters.inject import adapt
     from medsa.adapters.state import load_adapter, read_card, starter_adapter
     from medsa.config import Options

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from medsa import cli_overlay
 from medsa.cli import main
-from medsa.cli_segment import _segmenter, parse_box, parse_point
+from medsa.cli_segment import open_segmenter, parse_box, parse_point
 from medsa.data.read import read_volume
 from medsa.data.read_label import read_label
 from medsa.data.volume import Volume
@@ -318,9 +318,9 @@ def test_a_ctrl_c_that_a_library_swallows_still_ends_the_command(
         except KeyboardInterrupt:
             if becomes is not None:
                 raise becomes from None
-        return _segmenter(args)
+        return open_segmenter(args)
 
-    monkeypatch.setattr("medsa.cli_segment._segmenter", load)
+    monkeypatch.setattr("medsa.cli_segment.open_segmenter", load)
     words = ["segment", str(nifti[0]), "--point", "30,40,6", "-o", str(tmp_path / "mask.nii.gz")]
     assert main(words) == 130
     assert not list(tmp_path.iterdir())

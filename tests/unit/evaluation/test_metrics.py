@@ -1,0 +1,64 @@
+"""Overlap and surface distances agree with what SciPy says of the same masks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
+from medsa.evaluation.metrics import compare
+
+spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.7, 3.0])] * 3)
+
+
+@st.composite
+def pairs(draw):
+    shape = draw(st.sampled_from([(9, 8), (7, 6, 5)]))
+    masks = [draw(arrays(bool, shape, elements=st.booleans())) for _ in range(2)]
+    if draw(st.booleans()):
+        masks = [ndimage.binary_opening(mask) for mask in masks]
+    return masks, draw(spacings)[: len(shape)]
+
+
+def surface(mask: np.ndarray) -> np.ndarray:
+    """The voxels of a mask with a neighbour through a face that is not of it."""
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+@settings(deadline=None, max_examples=60)
+@given(pairs())
+def test_it_is_what_distance_transforms_of_the_surfaces_say(drawn) -> None:
+    (one, other), spacing = drawn
+    found = compare(one, other, spacing, tolerance=1.6)
+    both, total = (one & other).sum(), one.sum() + other.sum()
+    assert found["dice"] == pytest.approx(2 * both / total if total else 1)
+    assert found["iou"] == pytest.approx(both / (one | other).sum() if total else 1)
+    if not one.any() or not other.any():
+        assert found["nsd"] == (one.any() == other.any())
+        return
+    edges = [surface(mask) for mask in (one, other)]
+    away = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
+    there, back = away[1][edges[0]], away[0][edges[1]]
+    assert found["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), abs=1e-6)
+    near = (there <= 1.6).sum() + (back <= 1.6).sum()
+    assert found["nsd"] == pytest.approx(near / (len(there) + len(back)), abs=1e-6)
+
+
+def test_degenerate_masks_have_finite_values() -> None:
+    empty, full, voxel = np.zeros((4, 5, 6)), np.ones((4, 5, 6)), np.zeros((4, 5, 6))
+    voxel[1, 1, 1] = 1
+    spacing = (1.0, 1.0, 2.0)
+    assert compare(empty, empty, spacing) == {"dice": 1.0, "iou": 1.0, "hd95": 0.0, "nsd": 1.0}
+    assert compare(full, full, spacing) == {"dice": 1.0, "iou": 1.0, "hd95": 0.0, "nsd": 1.0}
+    assert compare(voxel, voxel, spacing)["hd95"] == 0
+    missed = compare(empty, voxel, spacing)
+    assert missed["hd95"] == pytest.approx(np.linalg.norm([4, 5, 12]))
+    assert (missed["dice"], missed["nsd"]) == (0, 0)
+    moved = compare(np.roll(voxel, 2, axis=2), voxel, spacing, tolerance=3.9)
+    assert (moved["hd95"], moved["nsd"]) == (4.0, 0.0)
+
+
+def test_masks_of_different_shapes_do_not_compare() -> None:
+    with pytest.raises(ValueError, match="do not compare"):
+        compare(np.ones((2, 2)), np.ones((2, 3)), (1, 1))

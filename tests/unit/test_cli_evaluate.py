@@ -1,0 +1,144 @@
+"""`medsa evaluate`: figures of drawn studies that come out the same again, also after a stop."""
+
+import json
+import stat
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from medsa.cli import main
+from medsa.errors import BadInputError
+from medsa.evaluation import evaluate as module
+from medsa.evaluation.asking import Protocol
+from medsa.sam import build_sam
+from medsa.segmenter import Segmenter
+
+SHAPE = (48, 40, 6)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies of a bright block (1) and a dark one (2)."""
+    folder = tmp_path_factory.mktemp("set")
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for number in range(2):
+        mask = np.zeros(SHAPE, np.uint8)
+        mask[8 + number : 20, 8:20, 1:5] = 1
+        mask[28:40, 14:30, 2:5] = 2
+        values = np.choose(mask, [80, 160, 20]) + np.random.default_rng(number).normal(0, 5, SHAPE)
+        affine = np.diag([1.0, 1.0, 2.0, 1.0])
+        nibabel.save(
+            nibabel.Nifti1Image(values.astype(np.int16), affine), folder / f"images/doe{number}.nii.gz"
+        )
+        nibabel.save(nibabel.Nifti1Image(mask, affine), folder / f"labels/doe{number}.nii.gz")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model with random weights answers."""
+
+    def load(_args: object) -> Segmenter:
+        torch.manual_seed(0)
+        return Segmenter(build_sam("lite_medsam", image_size=64))
+
+    monkeypatch.setattr("medsa.cli_segment.open_segmenter", load)
+
+
+def run(data: Path, out: Path, *words: str) -> int:
+    return main(["evaluate", str(data), "--json", str(out), *words])
+
+
+WORDS = ("--prompts", "1,3,box,box0.75,noc", "--slices", "1", "--seeds", "2")
+
+
+def test_every_prompt_and_metric_is_there_the_same_twice_and_names_nobody(data, tmp_path, capsys) -> None:
+    out, again = tmp_path / "out.json", tmp_path / "again.json"
+    assert run(data, out, *WORDS) == 0
+    assert run(data, again, *WORDS) == 0
+    found, same = json.loads(out.read_text()), json.loads(again.read_text())
+    assert {name: found[name] for name in found if name != "milliseconds"} == {
+        name: same[name] for name in same if name != "milliseconds"
+    }
+    assert list(found["summary"]) == ["1", "3", "box", "box0.75", "numbers"]
+    assert set(found["summary"]["box"]) == {"dice", "iou", "hd95", "nsd"}
+    dice = found["summary"]["box0.75"]["dice"]
+    assert 0 <= dice["low"] <= dice["mean"] <= dice["high"] <= 1
+    assert dice["n"] == 2 * 2 * 2
+    assert set(found["summary"]["numbers"]) == {"auc", "noc85", "noc90"}
+    assert 1 <= found["summary"]["numbers"]["noc90"]["mean"] <= 10
+    assert len(found["cases"]) == 8
+    assert set(found["labels"]) == {"label 1", "label 2"}
+    assert "doe" not in out.read_text()
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.json", "out.json"]
+    assert "box0.75" in capsys.readouterr().out
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(data, tmp_path, monkeypatch) -> None:
+    whole, out, record = tmp_path / "whole.json", tmp_path / "out.json", tmp_path / ".out.json.record"
+    assert run(data, whole, *WORDS) == 0
+    measured = []
+    ask = module.ask_all
+
+    def counted(*args: object) -> object:
+        if len(measured) == 5:  # in the second case
+            raise KeyboardInterrupt
+        measured.append(1)
+        return ask(*args)
+
+    monkeypatch.setattr(module, "ask_all", counted)
+    assert run(data, out, *WORDS) == 130
+    assert record.is_file()
+    assert not out.exists()
+    with record.open("a") as file:
+        file.write('{"case": 1, "entr')  # as a kill leaves it
+    measured.clear()
+    assert run(data, out, *WORDS) == 0
+    assert len(measured) == 4
+    assert json.loads(out.read_text())["cases"] == json.loads(whole.read_text())["cases"]
+    assert not record.exists()
+
+
+def test_a_record_of_another_evaluation_is_left_alone(data, tmp_path, capsys) -> None:
+    record = tmp_path / ".out.json.record"
+    record.write_text('{"wanted": "else"}\n')
+    assert run(data, tmp_path / "out.json", *WORDS) == 2
+    assert "other data or options" in capsys.readouterr().err
+    assert record.read_text() == '{"wanted": "else"}\n'
+
+
+def test_volumes_are_asked_for_in_space(data, tmp_path) -> None:
+    out = tmp_path / "out.json"
+    assert run(data, out, "--volumes", "--prompts", "1,2,box", "--labels", "2", "--deepest") == 0
+    found = json.loads(out.read_text())
+    assert [entry["slice"] for entry in found["cases"]] == [None, None]
+    assert set(found["labels"]) == {"label 2"}
+    assert found["summary"]["2"]["dice"]["mean"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--prompts", "1,boxes"), "unknown prompt 'boxes'"),
+        (("--prompts", "11"), "unknown prompt '11'"),
+        (("--prompts", ","), "no prompt"),
+        (("--seeds", "0"), "at least 1"),
+        (("--labels", "liver"), "no label is called"),
+    ],
+)
+def test_what_cannot_be_asked_is_a_sentence(data, tmp_path, words, says, capsys) -> None:
+    assert run(data, tmp_path / "out.json", *words) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_protocol_is_read_from_its_words() -> None:
+    found = Protocol.of("10, 1,box0.5,box")
+    assert (found.clicks, found.boxes, found.noc) == ((1, 10), (1.0, 0.5), False)
+    with pytest.raises(BadInputError):
+        Protocol.of("box1.5")
