@@ -76,7 +76,8 @@ class Prototypes:
         """Those of several studies as one."""
         centres = torch.stack([one.centre for one in several])
         spread = (centres.var(dim=0, correction=0) + SPREAD**2).sqrt()
-        return cls(*(torch.cat([getattr(one, name) for one in several]) for name in _NAMES), spread)
+        joined = {name: torch.cat([getattr(one, name) for one in several]) for name in _NAMES}
+        return cls(**joined, spread=spread)
 
     @property
     def centre(self) -> Tensor:
@@ -138,8 +139,8 @@ def gather(slices: Iterable[tuple[Cells, NDArray[np.bool_]]], size: float) -> Pr
             (sorts["far"], FAR, 0.0),
         )
     ]
-    joined = (torch.cat([kind[name] for kind in kinds]) for name in _KINDS)
-    return Prototypes(*joined, torch.tensor([size]))
+    joined = {name: torch.cat([kind[name] for kind in kinds]) for name in _KINDS}
+    return Prototypes(**joined, sizes=torch.tensor([size]))
 
 
 def likeness(cells: Cells, prototypes: Prototypes) -> Tensor:
