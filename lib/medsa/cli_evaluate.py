@@ -42,6 +42,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("data", metavar="DATA", type=Path)
     evaluate.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
+    evaluate.add_argument("--html", type=Path, metavar="FILE", help="the same as a page to look at")
     what = evaluate.add_argument_group("what is asked")
     what.add_argument("--prompts", default="1,3,10,box,box0.75,box0.5,noc", metavar="LIST")
     what.add_argument("--seeds", type=int, default=1, metavar="N", help="times it is asked (1)")
@@ -68,14 +69,16 @@ def _evaluate(args: argparse.Namespace) -> None:
     for name in ("seeds", "slices", "every"):
         if getattr(args, name) < 1:
             raise BadInputError(f"--{name} must be at least 1")
-    if not args.json.parent.is_dir():
-        raise BadInputError(f"there is no folder '{args.json.parent}' to write '{args.json.name}' into")
+    for path in filter(None, (args.json, args.html)):
+        if not path.parent.is_dir():
+            raise BadInputError(f"there is no folder '{path.parent}' to write '{path.name}' into")
 
     from tqdm import tqdm
 
     from medsa.cli_segment import open_segmenter
     from medsa.errors import CancelledError
     from medsa.evaluation.evaluate import Wanted, by_label, evaluate, milliseconds, summary
+    from medsa.evaluation.page import page
     from medsa.files import write_atomically
     from medsa.training import cases as studies
 
@@ -107,9 +110,11 @@ def _evaluate(args: argparse.Namespace) -> None:
         "milliseconds": milliseconds(entries),
     }
     write_atomically(args.json, json.dumps(figures, indent=1).encode())
+    if args.html:
+        write_atomically(args.html, page(figures).encode())
     record.unlink()
     _print(figures)
-    print(f"wrote {args.json}")
+    print(f"wrote {args.json}{f' and {args.html}' if args.html else ''}")
 
 
 def _print(figures: Mapping[str, Any]) -> None:

@@ -112,9 +112,13 @@ def test_a_record_of_another_evaluation_is_left_alone(data, tmp_path, capsys) ->
     assert record.read_text() == '{"wanted": "else"}\n'
 
 
-def test_volumes_are_asked_for_in_space(data, tmp_path) -> None:
-    out = tmp_path / "out.json"
-    assert run(data, out, "--volumes", "--prompts", "1,2,box", "--labels", "2", "--deepest") == 0
+def test_volumes_are_asked_for_in_space_and_shown_on_a_page(data, tmp_path) -> None:
+    out, html = tmp_path / "out.json", tmp_path / "out.html"
+    words = ("--volumes", "--prompts", "1,2,box", "--labels", "2", "--deepest", "--html", str(html))
+    assert run(data, out, *words) == 0
+    shown = html.read_text()
+    assert all(word in shown for word in ("data:image/png;base64,", "label 2", "volumes", "surface Dice"))
+    assert "http" not in shown
     found = json.loads(out.read_text())
     assert [entry["slice"] for entry in found["cases"]] == [None, None]
     assert set(found["labels"]) == {"label 2"}
