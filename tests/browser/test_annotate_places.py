@@ -162,7 +162,7 @@ def test_what_leaves_this_machine_and_what_fails_in_our_files_is_noticed(new_win
 def test_every_button_of_the_panel_has_a_name(new_window: Callable, site: Site) -> None:
     with new_window() as window:
         window.open_study(site.studies["abdomen"].study_uid)
-        for summary in window.page.locator(".medsa-more summary").all():
+        for summary in window.page.locator(".medsa-more summary:visible").all():
             summary.click()
         window.page.wait_for_function("document.querySelector('.medsa-facts').children.length > 0")
         names = window.page.evaluate(
