@@ -55,14 +55,25 @@ class Found:
     likely: Likely
 
 
-def learn(segmenter: Segmenter, volume: Volume, mask: Mask, *, window: str = "auto") -> Prototypes:
-    """The prototypes of an object from its `mask` (I, J, K) in a labelled study; none for an empty mask."""
+def learn(
+    segmenter: Segmenter,
+    volume: Volume,
+    mask: Mask,
+    *,
+    window: str = "auto",
+    cancelled: Callable[[], bool] | None = None,
+) -> Prototypes:
+    """The prototypes of an object from its `mask` (I, J, K) in a labelled study; none for an empty mask.
+
+    Raises `CancelledError` soon after `cancelled()`.
+    """
     request = Request(segmenter, volume, Prompt(), window, None)
     held = mask.any(axis=(0, 1))
     chosen = sorted({*_spread(np.flatnonzero(held), HELD), *_spread(np.flatnonzero(~held), EMPTY)})
 
     def slices() -> Iterator[tuple[Cells, Mask]]:
         for k in chosen:
+            stop_if(cancelled)
             yield _cells(request, k), request.frame.mask_to_model(mask[:, :, k], request.frame.size)
 
     return gather(slices(), int(mask.sum()) * _voxel(volume))

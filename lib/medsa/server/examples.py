@@ -17,11 +17,10 @@ from safetensors import SafetensorError
 
 from medsa.data.labels import Label
 from medsa.data.volume import Volume
-from medsa.errors import MedsaError, StoreUnavailableError
+from medsa.errors import CancelledError, MedsaError, StoreUnavailableError
 from medsa.files import write_atomically
 from medsa.segmenter import Segmenter
 from medsa.segmenter.automatic import learn
-from medsa.segmenter.propagate import stop_if
 from medsa.segmenter.prototypes import Prototypes
 from medsa.server.privacy import short
 from medsa.server.store import Store
@@ -63,11 +62,10 @@ class Examples:
         for image, state in self._labelled(label, volume):
             if image == without:
                 continue
-            stop_if(cancelled)
             try:
                 with self._learning:
-                    one = self._one(image, state, label, segmenter, window)
-            except StoreUnavailableError:
+                    one = self._one(image, state, label, segmenter, window, cancelled)
+            except (CancelledError, StoreUnavailableError):
                 raise
             except MedsaError as error:
                 logger.warning(f"the label of {short(image)} teaches nothing: {error}")
@@ -93,7 +91,15 @@ class Examples:
         modality = self.store.get_image_info(image).get("Modality", "")
         return not modality or not volume.modality or modality == volume.modality
 
-    def _one(self, image: str, state: str, label: Label, segmenter: Segmenter, window: str) -> Prototypes:
+    def _one(
+        self,
+        image: str,
+        state: str,
+        label: Label,
+        segmenter: Segmenter,
+        window: str,
+        cancelled: Cancelled | None,
+    ) -> Prototypes:
         """The prototypes of one study, from disk where they are; empty ones when it has no such label."""
         sam = segmenter.sam
         model = f"{sam.digest} {sam.image_size} {sam.encoder_digest} {window}"
@@ -107,7 +113,8 @@ class Examples:
         values = [value for value, name in names.items() if name.casefold() == label.name.casefold()]
         known = Prototypes.none()
         if mask is not None and values:
-            known = learn(segmenter, self.store.volume(image), mask == values[0], window=window)
+            held = mask == values[0]
+            known = learn(segmenter, self.store.volume(image), held, window=window, cancelled=cancelled)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, known.to_bytes())
         self._make_room()
