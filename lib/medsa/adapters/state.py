@@ -120,9 +120,14 @@ def adapter_folders(folder: Path) -> dict[str, Path]:
 
 
 def newest_adapter(folder: Path, method: str = "", without: Collection[str] = ()) -> str | None:
-    """The name of the version made last (of one method, when one is named); raises `AdapterError`."""
+    """The name of the version made last that takes prompts (of one method, when one is named).
+
+    Raises `AdapterError` for a card that cannot be read.
+    """
     cards = {name: read_card(path) for name, path in adapter_folders(folder).items() if name not in without}
-    fitting = [name for name, card in cards.items() if method in ("", card.method.name)]
+    fitting = [
+        name for name, card in cards.items() if card.method.prompts and method in ("", card.method.name)
+    ]
     return max(fitting, key=lambda name: cards[name].created, default=None)
 
 

@@ -98,10 +98,12 @@ def test_a_bank_finds_versions_that_come_later_and_reads_changed_ones_anew(tmp_p
     assert AdapterBank(sam, tmp_path / "a").names() == ["a"]
 
 
-def test_the_newest_version_is_the_one_made_last(tmp_path):
+def test_the_newest_version_is_the_one_made_last_that_takes_prompts(tmp_path):
     sam = small_sam("tiny_vit")
-    for day, (name, method) in enumerate([("b", "lora"), ("a", "lora"), ("c", "med_sa_2d")]):
-        save_adapter(adapt(sam, method), tmp_path / name, created=datetime(2026, 1, 1 + day, tzinfo=UTC))
+    made = [("b", adapt(sam, "lora")), ("a", adapt(sam, "lora")), ("c", adapt(sam, "med_sa_2d"))]
+    made.append(("d", adapt(small_sam("vit"), "ma_sam")))
+    for day, (name, model) in enumerate(made):
+        save_adapter(model, tmp_path / name, created=datetime(2026, 1, 1 + day, tzinfo=UTC))
     assert newest_adapter(tmp_path) == "c"
     assert newest_adapter(tmp_path, "lora") == "a"
     assert newest_adapter(tmp_path, "full") is None
