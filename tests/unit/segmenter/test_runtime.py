@@ -14,12 +14,6 @@ from medsa.segmenter import Result, Segmenter, Session, Sessions
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
-    torch.manual_seed(0)
-    return Segmenter(build_sam("lite_medsam", image_size=64))
-
-
-@pytest.fixture(scope="module")
 def volume() -> Volume:
     voxels = np.random.default_rng(0).normal(100, 5, (40, 30, 5))
     voxels[10:25, 8:22, 1:4] += 60

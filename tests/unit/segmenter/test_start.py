@@ -2,23 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError
 from medsa.prompts.prompt import Prompt
-from medsa.sam import build_sam
-from medsa.segmenter import Segmenter, Session, Start
+from medsa.segmenter import Session, Start
 
 SHAPE = (90, 70, 6)
-
-
-@pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
-    torch.manual_seed(0)
-    return Segmenter(build_sam("lite_medsam", image_size=64))
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,16 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medsa.data.model_input import Frame
 from medsa.data.volume import Volume
 from medsa.prompts.prompt import Prompt
-from medsa.sam import build_sam
-from medsa.segmenter import Segmenter, Session
+from medsa.segmenter import Session
 from medsa.segmenter.zoom import zoomed
 
 SHAPE = (200, 150, 3)
-
-
-@pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
-    torch.manual_seed(0)
-    return Segmenter(build_sam("lite_medsam", image_size=64))
 
 
 @pytest.fixture(scope="module")
