@@ -40,7 +40,7 @@ def test_a_wrong_value_names_file_and_field(colours):
 @pytest.mark.parametrize(
     ("conf", "said"),
     [
-        ({"backbon": "vit_b"}, "unknown option backbon; medsa knows: adapter, adapters, backbone"),
+        ({"backbon": "vit_b"}, "unknown option backbon; medsa knows: adapter, adapters, ahead, backbone"),
         ({"backbone": "vit_x"}, "unknown backbone 'vit_x'; choose one of"),
         ({"labels": "no_such"}, "unknown label set"),
         ({"method": "med_sb"}, "unknown method 'med_sb'; choose one of: decoder_only"),

@@ -22,13 +22,14 @@ def test_points_keep_their_values_and_order(foreground, background):
 
 @given(point, point)
 def test_a_box_has_its_corners_sorted_whatever_order_they_came_in(a, b):
-    if a[0] == b[0] or a[1] == b[1]:
+    if sum(one == other for one, other in zip(a, b, strict=True)) > 1:
         with pytest.raises(BadInputError, match="no area"):
             Prompt(box=[a, b])
     else:
         box = Prompt(box=[a, b]).box
         assert (box == Prompt(box=[b, a]).box).all()
         assert (box[0] <= box[1]).all()
+        assert Prompt(box=[a, b]).across == (a[0] == b[0] or a[1] == b[1])
 
 
 @pytest.mark.parametrize(
