@@ -28,7 +28,7 @@ demo: $(STAMP)  ## start Orthanc, demo studies and the server; CHECK=1 does it w
 	@scripts/system-packages orthanc
 	@exec $(BIN)/python -m medsa.demo --port $(PORT) $(if $(filter-out 0 no,$(CHECK)),--check)
 
-test: $(STAMP)  ## everything: unit, real Orthanc, real browser (about 15 minutes)
+test: $(STAMP)  ## everything: unit, real Orthanc, real browser (about 35 minutes)
 	@scripts/system-packages orthanc chromium dciodvfy
 	@$(BIN)/python -m pytest $(ARGS)
 

@@ -11,9 +11,7 @@ from medsa.config import Options
 from medsa.errors import BadInputError
 
 if TYPE_CHECKING:
-    from medsa.data.labels import LabelSet
     from medsa.server.batch import Outcome
-    from medsa.server.store import Store
 
 DESCRIPTION = """\
 Look for labels in every study that nobody has labelled, by what the labelled studies look like, and keep what
@@ -65,12 +63,13 @@ def _annotate(args: argparse.Namespace) -> None:
     from medsa.server.automatic import Automatic
     from medsa.server.batch import Wanted, annotate, waiting
     from medsa.server.retraining import with_versions
+    from medsa.server.stores import open_store
     from medsa.server.tasks import Runtime
 
     names = ("adapters", "adapter", "backbone", "labels", "window", "device")
     options = with_versions(Options.from_conf({name: getattr(args, name) for name in names}), args.studies)
     runtime = Runtime(options)
-    store = _store(args.studies, runtime.labels)
+    store = open_store(args.studies, runtime.labels)
     wanted = Wanted(tuple(runtime.labels.by_name(name).name for name in args.label), again=args.again)
     automatic = Automatic(runtime, store, args.studies)
     automatic.check(wanted.labels)
@@ -89,15 +88,6 @@ def _annotate(args: argparse.Namespace) -> None:
                 bar.update()
     finally:
         _tell(outcomes, len(images))
-
-
-def _store(studies: str, labels: LabelSet) -> Store:
-    from medsa.server.datastore import DicomWebStore
-    from medsa.server.folder import FolderStore
-
-    if studies.startswith(("http://", "https://")):
-        return DicomWebStore(studies.rstrip("/"), labels)
-    return FolderStore(studies, labels)
 
 
 def _tell(outcomes: list[Outcome], waiting: int) -> None:

@@ -63,15 +63,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from medsa.cli_segment import check_output
     from medsa.evaluation.asking import Protocol
 
     protocol = Protocol.of(args.prompts, deepest=args.deepest, tolerance=args.tolerance)
     for name in ("seeds", "slices", "every"):
         if getattr(args, name) < 1:
             raise BadInputError(f"--{name} must be at least 1")
-    for path in filter(None, (args.json, args.html)):
-        if not path.parent.is_dir():
-            raise BadInputError(f"there is no folder '{path.parent}' to write '{path.name}' into")
+    if not 0 <= args.tolerance < float("inf"):
+        raise BadInputError("--tolerance must be a distance in mm, 0 or more")
+    check_output(args.json, (".json",))
+    if args.html:
+        check_output(args.html, (".html",))
 
     from tqdm import tqdm
 

@@ -87,18 +87,10 @@ def _retrain(args: argparse.Namespace) -> None:
 
 def _labels(studies: str, options: Options) -> list[Labelled]:
     from medsa.data.labels import load_labels
-    from medsa.server.datastore import DicomWebStore
-    from medsa.server.folder import FolderStore
-    from medsa.server.store import Store
+    from medsa.server.stores import open_store
     from medsa.server.train import labelled
 
-    labels = load_labels(options.labels)
-    store: Store
-    if studies.startswith(("http://", "https://")):
-        store = DicomWebStore(studies.rstrip("/"), labels)
-    else:
-        store = FolderStore(studies, labels)
-    return labelled(store)
+    return labelled(open_store(studies, load_labels(options.labels)))
 
 
 @contextmanager

@@ -124,9 +124,9 @@ def _segment(args: argparse.Namespace) -> None:
     box = parse_box(args.box) if args.box else None
     if not box and not args.start and not any(positive for *_, positive in points):
         raise BadInputError("nothing says where the object is: give --point I,J,K on it, or --box")
-    _check_output(args.output, (".nii.gz", ".nii", ".nrrd", ".png", ".dcm"))
+    check_output(args.output, (".nii.gz", ".nii", ".nrrd", ".png", ".dcm"))
     if args.overlay:
-        _check_output(args.overlay, (".png",))
+        check_output(args.overlay, (".png",))
 
     import numpy as np
 
@@ -357,7 +357,7 @@ def _report(result: Result, k: int, truth: NDArray | None) -> list[str]:
     return [*lines, f"window {result.options.get('window', '')}"]
 
 
-def _check_output(path: Path, endings: tuple[str, ...]) -> None:
+def check_output(path: Path, endings: tuple[str, ...]) -> None:
     """Refuse at once what could not be written."""
     if not path.name.lower().endswith(endings):
         raise BadInputError(f"'{path.name}' must end in {' or '.join(endings)}")

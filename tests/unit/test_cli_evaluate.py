@@ -132,6 +132,9 @@ def test_volumes_are_asked_for_in_space_and_shown_on_a_page(data, tmp_path) -> N
         (("--prompts", "11"), "unknown prompt '11'"),
         (("--prompts", ","), "no prompt"),
         (("--seeds", "0"), "at least 1"),
+        (("--tolerance", "nan"), "--tolerance"),
+        (("--html", "nowhere/out.html"), "no folder"),
+        (("--html", "out.txt"), "must end in .html"),
         (("--labels", "liver"), "no label is called"),
     ],
 )

@@ -16,6 +16,7 @@ import numpy as np
 from medsa.errors import BadInputError
 from medsa.evaluation.asking import Protocol, ask_all, objects
 from medsa.evaluation.protocol import Case
+from medsa.files import write_atomically
 from medsa.segmenter import Segmenter
 
 Entry = dict[str, Any]
@@ -99,11 +100,8 @@ def _opened(record: Path, wanted: Wanted, cases: int) -> Iterator[tuple[dict[int
             break
         known[found["case"]] = found["entries"]
     whole = [head, *(json.dumps({"case": case, "entries": entries}) for case, entries in known.items())]
-    with os.fdopen(
-        os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as file:
-        file.write("".join(f"{line}\n" for line in whole))
-        file.flush()
+    write_atomically(record, "".join(f"{line}\n" for line in whole).encode())
+    with record.open("a", encoding="utf-8") as file:
         yield known, file
 
 

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from medsa.data.volume import Volume
-from medsa.errors import MedsaError
 from medsa.prompts.prompt import Prompt
 from medsa.segmenter.request import Request
 from medsa.segmenter.runtime import Segmenter
@@ -83,8 +82,8 @@ class Ahead:
         while (wish := self._next()) is not None:
             try:
                 Request(wish.segmenter, wish.volume, Prompt(), wish.window, None).encoded(wish.k, ahead=True)
-            except MedsaError as error:
-                logger.warning(f"encoding ahead stopped: {error}")
+            except Exception as error:  # noqa: BLE001 - nobody asked for it, and the next wish may be fulfilled
+                logger.warning(f"a slice could not be encoded ahead ({type(error).__name__})")
             with self._changed:
                 with suppress(ValueError):  # forgotten meanwhile
                     self._wishes.remove(wish)

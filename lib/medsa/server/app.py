@@ -31,6 +31,7 @@ from medsa.server.batch import Batch
 from medsa.server.datastore import DicomWebStore
 from medsa.server.folder import FolderStore
 from medsa.server.retraining import Retraining, with_versions
+from medsa.server.stores import open_store
 from medsa.server.tasks import ClickTask, Runtime, Task
 from medsa.server.train import NAME, MedsaTrain
 from medsa.server.uploads import Uploads
@@ -108,9 +109,7 @@ class MedsaApp(MONAILabelApp):
         return task
 
     def init_datastore(self) -> Datastore:
-        if self.studies.startswith(("http://", "https://")):
-            return DicomWebStore(self.studies.rstrip("/"), self.runtime.labels)
-        return FolderStore(self.studies, self.runtime.labels)
+        return open_store(self.studies, self.runtime.labels)
 
     def init_infers(self) -> dict[str, InferTask]:
         self.automatic = Automatic(self.runtime, self._datastore, self.studies)

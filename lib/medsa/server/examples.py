@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 
 from medsa.data.labels import Label
@@ -113,7 +114,7 @@ class Examples:
         values = [value for value, name in names.items() if name.casefold() == label.name.casefold()]
         known = Prototypes.none()
         if mask is not None and values:
-            held = mask == values[0]
+            held = np.isin(mask, values)
             known = learn(segmenter, self.store.volume(image), held, window=window, cancelled=cancelled)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, known.to_bytes())

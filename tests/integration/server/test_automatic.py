@@ -16,8 +16,12 @@ import nrrd
 import numpy as np
 import pytest
 
+from medsa.data.dicom import volume_from_datasets
 from medsa.data.labels import load_labels
+from medsa.data.read_label import read_label
+from medsa.data.seg import write_seg
 from medsa.demo.server import ROOT, Server
+from medsa.demo.studies import abdomen, stow
 from medsa.evaluation import dice
 
 SHAPE = (48, 44, 5)
@@ -188,3 +192,30 @@ def test_a_killed_annotation_goes_on(studies: Path, environment: dict[str, str],
     assert {path.name for path in kept.glob("[!.]*")} == {"c.nii.gz", "d.nii.gz"}
     shown = nibabel.load(kept / "d.nii.gz").get_fdata()
     assert dice(shown == LIVER, draw(3)[1]) > 0.8
+
+
+def test_the_series_of_a_dicom_store_are_annotated_too(new_orthanc, environment, tmp_path: Path) -> None:
+    orthanc = new_orthanc()
+    studies = [abdomen((64, 64, 8), seed=seed) for seed in range(40, 43)]
+    for study in studies:
+        stow(orthanc.dicomweb_url, study.datasets)
+    volume = volume_from_datasets(studies[0].datasets)
+    liver = np.asfortranarray(studies[0].truth["liver"], np.uint8)
+    stow(orthanc.dicomweb_url, [write_seg(liver, volume, load_labels(), names={1: "liver"})])
+    own = {**os.environ, **environment, "MEDSA_CACHE": str(tmp_path), "MEDSA_DATA": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "medsa.cli", "annotate", "--studies", orthanc.dicomweb_url]
+    command += ["--label", "liver", "--labels", "abdomen"]
+
+    def run() -> str:
+        ended = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=PATIENCE)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    assert "2 studies looked through, 2 annotated" in run()
+    assert "0 studies looked through" in run()
+    found = [read_label(path, volume) == 6 for path in tmp_path.glob("dicomweb/*/labels/original/*.nii.gz")]
+    assert len(found) == 2
+    for study in studies[1:]:
+        assert max(dice(mask, study.truth["liver"]) for mask in found) > 0.6
+    listed = httpx.get(f"{orthanc.dicomweb_url}/series", params={"Modality": "SEG"}, trust_env=False).json()
+    assert len(listed) == 1  # what no person has looked at is not put into the store

@@ -87,6 +87,7 @@ def test_what_cannot_be_begun_with_is_a_sentence(client, drawn, content) -> None
     box = [[5, 5, 6], [20, 20, 6]]
     for params, says in (
         ({"start": "none-such", "foreground": [INSIDE]}, ""),
+        ({"start": "../../labels/final/drawn", "foreground": [INSIDE]}, "not a path"),
         ({"content": content, "box": box}, "corrected with clicks"),
         ({"content": content[:200], "foreground": [INSIDE]}, "label"),
         ({"content": content, "foreground": [INSIDE], "smallest": "tiny"}, "smallest"),

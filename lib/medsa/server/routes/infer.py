@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Mapping
 from enum import StrEnum
 from hashlib import sha256
-from io import BytesIO
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -115,17 +114,18 @@ def _begin(
 ) -> tuple[Begin, dict[str, str]]:
     """Finds the mask that a client wants to correct; and the parameters that mean the one sent along."""
     if label is not None:
-        content = label.file.read()
-        with received(BytesIO(content), label.filename, LABEL_ENDINGS) as path:
+        with received(label.file, label.filename, LABEL_ENDINGS) as path:
             sent = read_label(path, volume, app.runtime.labels)
-        return lambda _, name: _one_of(app, sent, {}, name), {"start": f"sent {sha256(content).hexdigest()}"}
+        named = f"sent {sha256(sent.tobytes(order='A')).hexdigest()}"
+        return lambda _, name: _one_of(app, sent, {}, name), {"start": named}
 
     def begin(start: str, name: str) -> NDArray[np.bool_]:
         if not image:
             raise BadInputError("a mask that was saved belongs to an image of the datastore: send it along")
-        found = (
-            app.store.newest_label(an_id(image)) if start == STORED else app.store.segmentation(image, start)
-        )
+        if start == STORED:
+            found = app.store.newest_label(an_id(image))
+        else:
+            found = app.store.segmentation(an_id(image), an_id(start, "segmentation"))
         if found is None:
             raise BadInputError("nobody has saved a mask of this image yet: leave start away")
         return _one_of(app, *found, name)
