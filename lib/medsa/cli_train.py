@@ -49,6 +49,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     length = train.add_argument_group("length (one of them)").add_mutually_exclusive_group(required=True)
     length.add_argument("--epochs", type=int, metavar="N")
     length.add_argument("--minutes", type=float, metavar="M")
+    length.add_argument("--steps", type=int, metavar="N")
     what = train.add_argument_group("what is learnt")
     what.add_argument(
         "--labels", default="", metavar="A,B", help="names or values of the labels (default: all)"
@@ -92,7 +93,8 @@ def _train(args: argparse.Namespace) -> None:
     start = starter_adapter(options.backbone) if args.start is None else _version(args.start)
     request = Request(
         args.method, wanted(cases, [name for name in args.labels.split(",") if name]),
-        Length(args.epochs, args.minutes), read_settings(args.settings), start, args.seed, args.window,
+        Length(args.epochs, args.minutes, args.steps), read_settings(args.settings), start, args.seed,
+        args.window,
     )  # fmt: skip
     splits = Splits(args.out.parent / "splits.json", args.share)
     sides = splits.assign(case.patient for case in cases)
@@ -130,8 +132,9 @@ def _version(named: str) -> Path | None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.epochs is not None and args.epochs < 1:
-        raise BadInputError(f"--epochs must be at least 1, not {args.epochs}")
+    for name in ("epochs", "steps"):
+        if (count := getattr(args, name)) is not None and count < 1:
+            raise BadInputError(f"--{name} must be at least 1, not {count}")
     if args.minutes is not None and not 0 < args.minutes < 10**5:
         raise BadInputError(f"--minutes must be above 0, not {args.minutes:g}")
     if not 0 < args.share < 1:

@@ -51,6 +51,7 @@ def test_a_folder_becomes_a_version_that_names_nobody(folder: Path, tmp_path: Pa
     ("options", "said"),
     [
         (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--steps", "0"], "--steps must be at least 1"),
         (["--minutes", "-1"], "--minutes must be above 0"),
         (["--epochs", "1", "--share", "1"], "--share lies between 0 and 1"),
         (["--epochs", "1", "--labels", "liver"], "no label is called 'liver'"),

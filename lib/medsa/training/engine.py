@@ -34,26 +34,28 @@ SCORED = ("1 pt", "3 pts", "box")
 
 @dataclass(frozen=True)
 class Length:
-    """When a run ends: after so many epochs, or after so many minutes of training."""
+    """When a run ends: after so many epochs, minutes of training, or steps."""
 
     epochs: int | None = None
     minutes: float | None = None
+    steps: int | None = None
 
-    def progress(self, steps: float, seconds: float) -> float:
-        """Which part (0..1) of the run is done after so many `steps` in epochs and seconds."""
+    def progress(self, epochs: float, seconds: float, steps: int = 0) -> float:
+        """Which part (0..1) of the run is done after so many `epochs`, `seconds` and `steps`."""
         parts = [0.0]
         if self.epochs is not None:
-            parts.append(steps / self.epochs)
+            parts.append(epochs / self.epochs)
+        if self.steps is not None:
+            parts.append(steps / self.steps)
         if self.minutes is not None:
             parts.append(seconds / (60 * self.minutes))
         return min(1.0, max(parts))
 
     def split(self, share: float) -> tuple[Length, Length]:
-        """Two lengths, the first with `share` of the minutes and about that of the epochs, both above 0."""
-        first = None if self.epochs is None else max(1, round(share * self.epochs))
-        rest = None if self.epochs is None or first is None else max(1, self.epochs - first)
+        """Two lengths, the first with `share` of the minutes and about that of the rest, all above 0."""
         minutes = (None, None) if self.minutes is None else (share * self.minutes, (1 - share) * self.minutes)
-        return Length(first, minutes[0]), Length(rest, minutes[1])
+        epochs, steps = _parts(self.epochs, share), _parts(self.steps, share)
+        return Length(epochs[0], minutes[0], steps[0]), Length(epochs[1], minutes[1], steps[1])
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class Run:
         self.averages.follow()
 
     def _progress(self) -> float:
-        return self.length.progress(self.state.step / self.epoch_length, self.state.seconds)
+        return self.length.progress(self.state.step / self.epoch_length, self.state.seconds, self.state.step)
 
     def _interaction(self, items: Sequence[Item], rng: np.random.Generator) -> Interaction:
         drawn = draw(self.settings.prompts, rng)
@@ -282,7 +284,7 @@ class Run:
         whole = state.step % self.settings.accumulate == 0 and not last  # an epoch ends with its measuring
         if whole and self.stop():
             self._end(engine)
-        elif self.length.minutes is not None and self._progress() >= 1:
+        elif (self.length.minutes or self.length.steps) is not None and self._progress() >= 1:
             engine.terminate()
         elif whole and state.step % self.settings.checkpoint_steps == 0:
             self._save()
@@ -376,6 +378,12 @@ def _by_picture(items: Sequence[Item]) -> list[list[Item]]:
     for item in items:
         groups.setdefault(id(item.picture if item.around is None else item), []).append(item)
     return list(groups.values())
+
+
+def _parts(whole: int | None, share: float) -> tuple[int | None, int | None]:
+    """A number in two, about `share` of it first, both at least 1."""
+    first = None if whole is None else max(1, round(share * whole))
+    return first, None if whole is None or first is None else max(1, whole - first)
 
 
 def grid_of(sam: Promptable, depth: int = 1) -> Grid:

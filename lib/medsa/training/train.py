@@ -34,13 +34,14 @@ Told = Callable[[str, float], None]
 class Request:
     """What is to be trained, for how long and how.
 
+    `method` is a name of configs/methods, or a method by itself.
     `labels` are values and names of what is learnt; empty: every label of every case under its own name.
     `start` is the folder of the adapter version to go on from; another `method` is placed on top of it, where
     it taught parts of the base only (see `adapt`). `measured` cases of the held-out ones are
     measured before and after, as users get them.
     """
 
-    method: str | None = None
+    method: str | Method | None = None
     labels: Mapping[int, str] = field(default_factory=dict)
     length: Length = field(default_factory=lambda: Length(minutes=30))
     settings: Settings = field(default_factory=lambda: read_settings("default"))
@@ -124,7 +125,7 @@ def _train(
 ) -> Trained:
     """One run from the adapter `start`; "before" is `request.start` whatever was learnt meanwhile."""
     model = _model(sam, request.method, start)
-    _prepare(folder, request, model.method, resume)
+    prepare(folder, request, model.method, resume)
     sides: dict[str, list[Item]] = {"training": [], "validation": []}
     studies = [*(("training", case) for case in training), *(("validation", case) for case in validation)]
     most = _slices(training, request, model)
@@ -166,17 +167,18 @@ def _starts_anew(sam: Sam, request: Request) -> bool:
         return False
     model = adapt(sam, request.method)
     _refuse_what_cannot_learn(model)
-    anew = request.start is None or read_card(request.start).method.name != request.method
+    anew = request.start is None or read_card(request.start).method.name != model.method.name
     return anew and model.changes_encoder
 
 
-def _model(sam: Sam, method_name: str | None, start: Path | None) -> AdaptedSam:
+def _model(sam: Sam, method: str | Method | None, start: Path | None) -> AdaptedSam:
     if start is None:
-        model = adapt(sam, method_name or "decoder_prompt")
+        model = adapt(sam, method or "decoder_prompt")
     else:
         model = load_adapter(sam, start)
-        if method_name not in (None, model.method.name):
-            model = adapt(sam, method_name, onto=model)
+        named = method.name if isinstance(method, Method) else method
+        if method is not None and named != model.method.name:
+            model = adapt(sam, method, onto=model)
     _refuse_what_cannot_learn(model)
     model.trained_prompts, model.multimask = ("point", "box", "mask"), True
     return model.to(sam.dense_pe.device).eval()
@@ -192,14 +194,15 @@ def _refuse_what_cannot_learn(model: AdaptedSam) -> None:
         raise ConfigurationError(f"{method.name} has nothing that could be trained: choose another method")
 
 
-def _prepare(folder: Path, request: Request, method: Method, resume: bool) -> None:
-    """Write config.json, or check that it says the same."""
+def prepare(folder: Path, request: Request, method: Method, resume: bool) -> None:
+    """Make the run's folder and write config.json, or with `resume` check that it says the same."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     wanted: dict[str, Any] = {
         "method": method.model_dump(mode="json"),
         "labels": {str(value): name for value, name in request.labels.items()},
         "epochs": request.length.epochs,
         "minutes": request.length.minutes,
+        "steps": request.length.steps,
         "settings": request.settings.model_dump(mode="json"),
         "start": str(request.start) if request.start else None,
         "seed": request.seed,

@@ -65,6 +65,13 @@ def test_a_run_leaves_a_version_with_its_provenance(tmp_path: Path) -> None:
     assert config["method"]["name"] == "decoder_only"
 
 
+def test_a_run_may_be_told_how_many_steps_to_make(tmp_path: Path) -> None:
+    wanted = request(length=Length(steps=5), measured=0)
+    done = train(small_sam("tiny_vit"), CASES[:2], CASES[3:], tmp_path, wanted)
+    assert done.steps == 5
+    assert Length(steps=5).split(0.4) == (Length(steps=2), Length(steps=3))
+
+
 def test_training_goes_on_from_a_version(tmp_path: Path) -> None:
     sam = small_sam("tiny_vit")
     first = train(sam, CASES[:2], CASES[3:], tmp_path / "first", request(measured=0))
