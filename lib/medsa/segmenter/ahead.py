@@ -81,7 +81,9 @@ class Ahead:
     def _work(self) -> None:
         while (wish := self._next()) is not None:
             try:
-                Request(wish.segmenter, wish.volume, Prompt(), wish.window, None).encoded(wish.k, ahead=True)
+                seen, orientation = wish.segmenter.seen(wish.volume)
+                at = orientation.slice_of(wish.k)
+                Request(wish.segmenter, seen, Prompt(), wish.window, None).encoded(at, ahead=True)
             except Exception as error:  # noqa: BLE001 - nobody asked for it, and the next wish may be fulfilled
                 logger.warning(f"a slice could not be encoded ahead ({type(error).__name__})")
             with self._changed:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsa.data.model_input import Frame
+from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.prompts.annotator import tight_box
 from medsa.prompts.prompt import Prompt
@@ -54,6 +55,10 @@ class Found:
     confidence: float
     likely: Likely
 
+    def stored(self, orientation: Orientation) -> Found:
+        """The same on the grid of the file."""
+        return Found(orientation.stored(self.mask), self.confidence, orientation.stored(self.likely))
+
 
 def learn(
     segmenter: Segmenter,
@@ -67,6 +72,8 @@ def learn(
 
     Raises `CancelledError` soon after `cancelled()`.
     """
+    volume, orientation = segmenter.seen(volume)
+    mask = orientation.seen(mask)
     request = Request(segmenter, volume, Prompt(), window, None)
     held = mask.any(axis=(0, 1))
     chosen = sorted({*_spread(np.flatnonzero(held), HELD), *_spread(np.flatnonzero(~held), EMPTY)})
@@ -92,6 +99,7 @@ def find(
 
     `progress(done, most)` counts slices. Raises `CancelledError` soon after `cancelled()`.
     """
+    volume, orientation = segmenter.seen(volume)
     request = Request(segmenter, volume, Prompt(), window, None)
     looked = _spread(np.arange(volume.shape[2]), LOOKED_AT)
     maps: dict[str, list[NDArray[np.float32]]] = {name: [] for name in prototypes}
@@ -110,7 +118,7 @@ def find(
             SMALL * float(prototypes[name].sizes.min()),
             window,
             cancelled,
-        )
+        ).stored(orientation)
         for name, found in maps.items()
     }
 

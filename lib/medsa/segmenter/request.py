@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from medsa.data.model_input import Frame, picture_of, slice_input, slice_pixels
+from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.prompts.prompt import Prompt
 from medsa.segmenter.corrections import correct
@@ -47,9 +48,22 @@ class Result:
     cached: bool = False
     warnings: tuple[str, ...] = ()
 
+    def stored(self, orientation: Orientation) -> Result:
+        """The same on the grid of the file, of a volume that was looked at in another orientation."""
+        if orientation.as_stored:
+            return self
+        return replace(
+            self,
+            mask=orientation.stored(self.mask),
+            slices=tuple(sorted(map(orientation.slice_of, self.slices))),
+            scores={orientation.slice_of(k): score for k, score in self.scores.items()},
+        )
+
 
 class Request:
     """A volume, its prompts and a clock; gone when it is answered. Slices are encoded in slabs of `depth`.
+
+    The volume is one that is in the orientation in which it is looked at, and the prompts are on its grid.
 
     `prompt` is what the model is asked with, `bounds` (2, 3) voxels or None what the object may not leave:
     a box that spans slices is both, one drawn across the slices becomes a click in its middle and bounds.
@@ -69,7 +83,6 @@ class Request:
         zoom: bool = True,
     ) -> None:
         self.started = time.perf_counter()
-        prompt.check_inside(volume.shape)
         self.segmenter, self.volume, self.session = segmenter, volume, session
         self.prompt, self.bounds = in_space(prompt, volume.shape)
         self.depth, self.start = depth, start

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from medsa.adapters.inject import AdaptedSam
 from medsa.data.model_input import PICTURE
+from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.data.window import Window, choose_window
 from medsa.errors import BadInputError, ConfigurationError
@@ -36,6 +37,7 @@ class Segmenter:
         self.cache: ContentCache[Encoded] = ContentCache(cache_mb * 2**20)
         self.encoding, self.decoding = Turns(), Turns()
         self._windows: WeakKeyDictionary[Volume, dict[str, Window]] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Volume, tuple[Volume, Orientation]] = WeakKeyDictionary()
 
     def beside(self, sam: Promptable) -> Segmenter:
         """A segmenter for another model on the same base: they share embeddings, memory and locks.
@@ -82,16 +84,17 @@ class Segmenter:
         check_start(start, volume, prompt)
         if prompt.across:
             raise BadInputError("the box crosses the slices: draw it on one, or ask for the volume")
-        request = Request(self, volume, prompt, window, session, start=start, zoom=zoom)
+        request, orientation = self._request(volume, prompt, window, session, start, zoom=zoom)
         if not 0 <= k < volume.shape[2]:
             raise BadInputError(
                 f"slice {k} lies outside the image: its slices are 0 to {volume.shape[2] - 1}"
             )
-        if not request.locates(k):
+        at = orientation.slice_of(k)
+        if not request.locates(at):
             raise BadInputError(
                 f"nothing says where the object is on slice {k}: click on it or draw a box around it"
             )
-        return request.result({k: request.answer(k)})
+        return request.result({at: request.answer(at)}).stored(orientation)
 
     def segment_volume(
         self,
@@ -115,20 +118,48 @@ class Segmenter:
         `CancelledError` soon after `cancelled()` turns true.
         """
         check_start(start, volume, prompt)
-        request = Request(self, volume, prompt, window, session, self.depth, start, zoom=zoom)
         if prompt.empty and start is None:
+            prompt.check_inside(volume.shape)
             raise BadInputError("nothing says where the object is: click on it or draw a box around it")
+        request, orientation = self._request(volume, prompt, window, session, start, self.depth, zoom=zoom)
         middle = volume.slice_digest(volume.shape[2] // 2)  # another image under the same name is another one
         begun = start.digest if start is not None else ""
         clicks = clicks_of(request)
         remembered = middle, str(request.window), self.sam.adapter_digest, begun, request.frame
         known = session.recall_volume(remembered, clicks) if session is not None else None
         if known is not None and known[0] == clicks:
-            return request.result(known[1].states)
+            return request.result(known[1].states).stored(orientation)
         answer = Following(request, progress, cancelled).answer(known)
         if session is not None:
             session.remember_volume(remembered, clicks, answer)
-        return request.result(answer.states)
+        return request.result(answer.states).stored(orientation)
+
+    def seen(self, volume: Volume) -> tuple[Volume, Orientation]:
+        """`volume` as it is looked at, and how it is stored."""
+        if volume not in self._seen:
+            orientation = Orientation.of(volume)
+            if orientation.as_stored:
+                return volume, orientation
+            self._seen[volume] = orientation.volume(volume), orientation
+        return self._seen[volume]
+
+    def _request(
+        self,
+        volume: Volume,
+        prompt: Prompt,
+        window: str,
+        session: Session | None,
+        start: Start | None,
+        depth: int = 1,
+        *,
+        zoom: bool,
+    ) -> tuple[Request, Orientation]:
+        """A request about `volume` as it is looked at."""
+        prompt.check_inside(volume.shape)
+        seen, orientation = self.seen(volume)
+        begun = None if start is None else start.seen(orientation)
+        request = Request(self, seen, orientation.prompt(prompt), window, session, depth, begun, zoom=zoom)
+        return request, orientation
 
     def window(self, volume: Volume, spec: str) -> Window:
         """The window `spec` means for `volume`, looked up once."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from medsa.data.model_input import Frame, resize
+from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError
 from medsa.prompts.prompt import Prompt
@@ -24,6 +25,13 @@ class Start:
 
     mask: NDArray[np.bool_]
     _states: dict[tuple[Frame, int, int], State] = field(default_factory=dict, repr=False)
+    _seen: dict[Orientation, Start] = field(default_factory=dict, repr=False)
+
+    def seen(self, orientation: Orientation) -> Start:
+        """The same on the grid that is looked at; always the same object."""
+        if orientation.as_stored:
+            return self
+        return self._seen.setdefault(orientation, Start(orientation.seen(self.mask)))
 
     @cached_property
     def digest(self) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medsa.data.model_input import Frame, normalise, picture_of, slice_pixels
+from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.data.window import Window, choose_window
 from medsa.sam import Backbone
@@ -179,7 +180,8 @@ def items_of(
     study, and in slabs all of those in them. `empty` adds items without an object: the slices beside an
     object's first and last one. Objects below `SMALLEST` are left out.
     """
-    pictures = Pictures(volume, grid, window)
+    orientation = Orientation.of(volume)
+    mask, pictures = orientation.seen(mask), Pictures(orientation.volume(volume), grid, window)
     found = []
     for value, name in sorted(names.items()):
         truth = mask == value
