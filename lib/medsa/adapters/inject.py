@@ -210,7 +210,7 @@ class AdaptedSam(nn.Module):
         """
         prompts = (points, point_labels, boxes, masks, multimask)
         changed = self._enabled and self.changes_decoder
-        if not changed and len(embedding) == 1:
+        if not changed and (len(embedding) == 1 or not torch.is_grad_enabled()):
             return self.base.decode(embedding, *prompts)
         name = "masks" if multimask else "mask"
         return decode_prompts(self, self._compiled.get(name) if changed else None, embedding, *prompts)

@@ -58,7 +58,7 @@ class Promptable(Protocol):
         masks: Tensor | None = None,
         multimask: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Logits and predicted IoU of N prompts, as `Sam.decode`."""
+        """Logits and predicted IoU of N prompts, as `Sam.decode`: on one image, or each on its own."""
         ...
 
     def folded_decoder(self, position: Tensor, multimask: bool) -> nn.Module:
@@ -80,17 +80,23 @@ def decode_prompts(
     masks: Tensor | None,
     multimask: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`Sam.decode` for any model, with the `compiled` decoder where it fits and no gradient is wanted."""
+    """`Sam.decode` for any model, with the `compiled` decoder where it fits and no gradient is wanted.
+
+    Where each of N images has its own prompt, the dense prompts carry the images: the decoder adds the two.
+    """
     prompts = [value for value in (points, boxes, masks) if value is not None]
     labelled = None if points is None or point_labels is None else (points, point_labels)
     prompt_encoder, decoder = model.prompt_encoder, model.mask_decoder
     wanted = needs_gradient([prompt_encoder, decoder], embedding, *prompts)
     with torch.set_grad_enabled(wanted):
         sparse, dense = prompt_encoder(points=labelled, boxes=boxes, masks=masks)
-        fast = None if wanted or len(embedding) != 1 else fitting(compiled, decoder, embedding)
+        own = len(embedding) > 1 and not wanted
+        if own:
+            embedding, dense = torch.zeros_like(embedding[:1]), embedding + dense
+        fast = None if wanted else fitting(compiled, decoder, embedding)
         if fast is None:
             return decoder(embedding, model.dense_pe, sparse, dense, multimask)
-    if masks is None:
+    if masks is None and not own:
         dense = dense[:1, :, :1, :1]
     shared = len(dense) == 1
     parts = [

@@ -51,13 +51,7 @@ class SliceDecoder:
             logits, score = best_of_proposals(
                 self.sam, self.coarse, encoded.embedding, encoded.picture, prompt.foreground[0], frame
             )
-        logits = correct(logits, encoded.picture, prompt, frame)
-        if prompt.foreground and prompt.box is None:
-            clicked = np.zeros(logits.shape, bool)
-            for point in prompt.foreground:
-                clicked[cell_of(point, len(clicked), frame)] = True
-            logits = keep_parts(logits, clicked)
-        return State(logits.half(), score)
+        return obeyed(logits, score, encoded, prompt, frame)
 
     def _from_box(self, encoded: Encoded, box: NDArray[np.float64]) -> tuple[Tensor, float]:
         logits, scores = self.sam.decode(encoded.embedding, boxes=self._tensor(box))
@@ -84,6 +78,17 @@ class SliceDecoder:
 
     def _tensor(self, values: NDArray[np.floating]) -> Tensor:
         return torch.from_numpy(values).to(self.sam.dense_pe)
+
+
+def obeyed(logits: Tensor, score: float, encoded: Encoded, prompt: SlicePrompt, frame: Frame) -> State:
+    """What the model answered, logits (h, w), agreeing with every click; of clicks alone the clicked parts."""
+    logits = correct(logits, encoded.picture, prompt, frame)
+    if prompt.foreground and prompt.box is None:
+        clicked = np.zeros(logits.shape, bool)
+        for point in prompt.foreground:
+            clicked[cell_of(point, len(clicked), frame)] = True
+        logits = keep_parts(logits, clicked)
+    return State(logits.half(), score)
 
 
 def keep_parts(logits: Tensor, seed: NDArray[np.bool_]) -> Tensor:

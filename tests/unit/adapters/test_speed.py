@@ -56,6 +56,25 @@ def test_a_compiled_method_answers_as_before(kind, name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["", "sam", "med_sa_2d"])
+def test_prompts_on_images_of_their_own_are_answered_together_as_one_by_one(name, compiled):
+    """More of them than are decoded at a time."""
+    sam = small_sam("tiny_vit")
+    model = randomise(adapt(sam, name)).eval() if name else sam
+    embeddings = model.encode(images(9))
+    if compiled:
+        sam.accelerate()
+        model.accelerate()
+    for asked in prompts(9, 4 * sam.embedding_size):
+        together = model.decode(embeddings, **asked)
+        for n in range(9):
+            one = {key: value[n : n + 1] if key != "multimask" else value for key, value in asked.items()}
+            for value, alone in zip(together, model.decode(embeddings[n : n + 1], **one), strict=True):
+                torch.testing.assert_close(value[n : n + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_only_what_differs_from_the_base_is_compiled():
     sam = small_sam("tiny_vit")
     sam.accelerate()
