@@ -70,9 +70,10 @@ class Sam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Masks of N prompts: logits (N, M, 4h, 4w), object above 0, and predicted IoU (N, M).
 
-        `embedding` (1, C, h, w), or (N, C, h, w) for each prompt its own image. `points` (N, P, 2) as (x, y) in model pixels with `point_labels` (N, P): 1
-        on the object, 0 beside it, -1 no point (padding). `boxes` (N, 4) as (x0, y0, x1, y1) in model pixels.
-        `masks` (N or 1, 1, 4h, 4w): logits of an earlier round. M is 3 with `multimask`, else 1.
+        `embedding` (1, C, h, w), or (N, C, h, w) where each prompt has an image of its own. `points`
+        (N, P, 2) as (x, y) in model pixels with `point_labels` (N, P): 1 on the object, 0 beside it, -1 no
+        point (padding). `boxes` (N, 4) as (x0, y0, x1, y1) in model pixels. `masks` (N or 1, 1, 4h, 4w):
+        logits of an earlier round. M is 3 with `multimask`, else 1.
         """
         compiled = self._compiled.get("masks" if multimask else "mask")
         return decode_prompts(self, compiled, embedding, points, point_labels, boxes, masks, multimask)

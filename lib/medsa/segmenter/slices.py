@@ -81,7 +81,7 @@ class SliceDecoder:
 
 
 def obeyed(logits: Tensor, score: float, encoded: Encoded, prompt: SlicePrompt, frame: Frame) -> State:
-    """What the model answered, logits (h, w), agreeing with every click; of clicks alone the clicked parts."""
+    """A model's answer, logits (h, w), made to agree with every click; of clicks alone the clicked parts."""
     logits = correct(logits, encoded.picture, prompt, frame)
     if prompt.foreground and prompt.box is None:
         clicked = np.zeros(logits.shape, bool)
