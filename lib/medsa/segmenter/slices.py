@@ -1,8 +1,10 @@
-"""One slice: its prompts, and what is already known of its mask, become logits."""
+"""Slices: their prompts, and what is already known of their masks, become logits; one, or many at once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,10 @@ from torch import Tensor
 
 from medsa.data.model_input import Frame
 from medsa.sam import Promptable
+from medsa.sam.promptable import BATCH
 from medsa.segmenter.corrections import cell_of, correct
 from medsa.segmenter.proposals import CoarseDecoder, best_of_proposals, clip_boxes
-from medsa.segmenter.session import SlicePrompt, State
+from medsa.segmenter.session import Point, SlicePrompt, State
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,37 @@ class Encoded:
         return self.embedding.nbytes + self.picture.nbytes
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A slice, and what is asked about it; `before` is the answer to the prompts before.
+
+    `raw`: by the model alone, which is given every prompt as it is, whatever it was trained with; neither
+    are clicks obeyed where it does not, nor are boxes tried for a click.
+    """
+
+    encoded: Encoded
+    frame: Frame
+    prompt: SlicePrompt
+    before: State | None = None
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What the mask decoder is given: points (P, 2) and labels (P,), a box (4,), a mask (h, w)."""
+
+    points: tuple[Point, ...] = ()
+    labels: tuple[float, ...] = ()
+    box: NDArray[np.float64] | None = None
+    mask: Tensor | None = None
+    multimask: bool = False
+
+    @property
+    def kind(self) -> tuple[int, bool, bool, bool]:
+        """Questions of one kind can be asked together."""
+        return len(self.points), self.box is not None, self.mask is not None, self.multimask
+
+
 class SliceDecoder:
     """Prompts to masks on encoded slices, in the way the model's training allows."""
 
@@ -41,43 +75,81 @@ class SliceDecoder:
         self, encoded: Encoded, frame: Frame, prompt: SlicePrompt, before: State | None = None
     ) -> State:
         """The mask of `prompt`, refining the mask `before` it; every click is obeyed at its own place."""
-        if self.coarse is None:
-            logits, score = self._from_points(encoded, frame, prompt, before)
-        elif before is not None:
-            logits, score = before.logits.float(), before.score
-        elif prompt.box is not None:
-            logits, score = self._from_box(encoded, clip_boxes(np.array([prompt.box]), frame))
-        else:
-            logits, score = best_of_proposals(
-                self.sam, self.coarse, encoded.embedding, encoded.picture, prompt.foreground[0], frame
-            )
-        return obeyed(logits, score, encoded, prompt, frame)
+        return self.decode_many([Asked(encoded, frame, prompt, before)])[0]
 
-    def _from_box(self, encoded: Encoded, box: NDArray[np.float64]) -> tuple[Tensor, float]:
-        logits, scores = self.sam.decode(encoded.embedding, boxes=self._tensor(box))
-        return logits[0, 0].cpu(), float(scores[0, 0])
+    def decode_many(self, asked: Sequence[Asked]) -> list[State]:
+        """`decode` of many slices and objects; those that are alike go through the mask decoder together."""
+        found: dict[int, tuple[Tensor, float]] = {}
+        questions: dict[int, _Question] = {}
+        for n, one in enumerate(asked):
+            if one.raw or self.coarse is None:
+                questions[n] = self._question(one)
+            elif one.before is not None:
+                found[n] = one.before.logits.float(), one.before.score
+            elif one.prompt.box is not None:
+                questions[n] = _Question(box=_clipped(one))
+            else:
+                found[n] = best_of_proposals(
+                    self.sam,
+                    self.coarse,
+                    one.encoded.embedding,
+                    one.encoded.picture,
+                    one.prompt.foreground[0],
+                    one.frame,
+                )
+        kinds: dict[object, list[int]] = {}
+        for n, question in questions.items():
+            kinds.setdefault(question.kind, []).append(n)
+        for alike in kinds.values():
+            for first in range(0, len(alike), BATCH):
+                part = alike[first : first + BATCH]
+                embeddings = [asked[n].encoded.embedding for n in part]
+                answers = self._answers(embeddings, [questions[n] for n in part])
+                found.update(zip(part, answers, strict=True))
+        return [
+            State(found[n][0].half(), found[n][1])
+            if one.raw
+            else obeyed(*found[n], one.encoded, one.prompt, one.frame)
+            for n, one in enumerate(asked)
+        ]
 
-    def _from_points(
-        self, encoded: Encoded, frame: Frame, prompt: SlicePrompt, before: State | None
-    ) -> tuple[Tensor, float]:
+    def _question(self, one: Asked) -> _Question:
+        prompt, before = one.prompt, one.before
         points = prompt.foreground + prompt.background
-        labels = [1.0] * len(prompt.foreground) + [0.0] * len(prompt.background)
-        box = None if prompt.box is None else clip_boxes(np.array([prompt.box]), frame)
-        ambiguous = before is None and box is None and len(points) == 1
-        mask = before.logits if before is not None and "mask" in self.sam.config.trained_prompts else None
-        logits, scores = self.sam.decode(
-            encoded.embedding,
-            points=self._tensor(np.array([points])) if points else None,
-            point_labels=self._tensor(np.array([labels])) if points else None,
-            boxes=None if box is None else self._tensor(box),
-            masks=None if mask is None else self._tensor(mask.numpy()[None, None]),
-            multimask=ambiguous and self.sam.multimask,
+        box = None if prompt.box is None else _clipped(one)
+        masks = one.raw or "mask" in self.sam.config.trained_prompts
+        return _Question(
+            points,
+            (1.0,) * len(prompt.foreground) + (0.0,) * len(prompt.background),
+            box,
+            before.logits if before is not None and masks else None,
+            before is None and box is None and len(points) == 1 and self.sam.multimask,
         )
-        best = int(scores[0].argmax())
-        return logits[0, best].cpu(), float(scores[0, best])
 
-    def _tensor(self, values: NDArray[np.floating]) -> Tensor:
-        return torch.from_numpy(values).to(self.sam.dense_pe)
+    def _answers(
+        self, embeddings: Sequence[Tensor], questions: Sequence[_Question]
+    ) -> list[tuple[Tensor, float]]:
+        """Logits (h, w) and predicted IoU for each of some questions of one kind, the best of its masks."""
+        kind = questions[0]
+        masks = [question.mask for question in questions if question.mask is not None]
+        logits, scores = self.sam.decode(
+            torch.cat(list(embeddings)) if len(embeddings) > 1 else embeddings[0],
+            points=self._tensor([question.points for question in questions]) if kind.points else None,
+            point_labels=self._tensor([question.labels for question in questions]) if kind.points else None,
+            boxes=self._tensor([question.box for question in questions]) if kind.box is not None else None,
+            masks=torch.stack(masks)[:, None].to(self.sam.dense_pe) if masks else None,
+            multimask=kind.multimask,
+        )
+        best = scores.argmax(dim=1).tolist()
+        return [(logits[n, m].cpu(), float(scores[n, m])) for n, m in enumerate(best)]
+
+    def _tensor(self, values: Sequence[Any]) -> Tensor:
+        return torch.from_numpy(np.array(values, dtype=np.float64)).to(self.sam.dense_pe)
+
+
+def _clipped(one: Asked) -> NDArray[np.float64]:
+    """The box (4,) of a prompt, inside its slice."""
+    return clip_boxes(np.array([one.prompt.box]), one.frame)[0]
 
 
 def obeyed(logits: Tensor, score: float, encoded: Encoded, prompt: SlicePrompt, frame: Frame) -> State:
