@@ -58,11 +58,27 @@ class Ahead:
             self._wishes.extend(
                 Wish(segmenter, volume, window, at) for at in reversed(near) if 0 <= at < volume.shape[2]
             )
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="work ahead", daemon=True)
-                self._thread.start()
-                atexit.register(self.close)
-            self._changed.notify_all()
+            self._begin()
+
+    def study(self, segmenter: Segmenter, volume: Volume, window: str) -> None:
+        """Wish for the slices about the middle of a study that may be opened next, after all other wishes."""
+        room = int(SHARE * segmenter.cache.max_bytes / segmenter.bytes_of_a_slice)
+        count = volume.shape[2]
+        middle = sorted(range(count), key=lambda k: abs(2 * k - count + 1))
+        with self._changed:
+            if self._closed:
+                return
+            for k in middle[: min(room, MOST - len(self._wishes))]:
+                self._wishes.appendleft(Wish(segmenter, volume, window, k))
+            self._begin()
+
+    def _begin(self) -> None:
+        """There are wishes: see to it that somebody fulfils them."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="work ahead", daemon=True)
+            self._thread.start()
+            atexit.register(self.close)
+        self._changed.notify_all()
 
     def close(self) -> None:
         """End when the slice at hand is done; what is still wished for is forgotten."""

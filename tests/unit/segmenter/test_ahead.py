@@ -83,3 +83,24 @@ def test_who_works_ahead_waits_until_nobody_else_does() -> None:
     for thread in threads:
         thread.join(LONG)
     assert order == ["first", "second", "ahead"]
+
+
+def test_the_middle_of_a_study_that_comes_next_is_encoded_after_what_is_near_a_click(
+    segmenter, volume
+) -> None:
+    ahead = Ahead(1, quiet=LONG)
+    ahead.study(segmenter, volume, "0,255")
+    ahead.around(segmenter, volume, "0,255", 7)
+    wished = [wish.k for wish in ahead._wishes]
+    assert wished[::-1] == [8, 6, 4, 3, 5, 2, 6, 1, 7, 0, 8]
+    ahead.quiet = 0
+    assert ahead.wait_until_done(LONG)
+    assert all(click(segmenter, volume, k).cached for k in range(9))
+    ahead.close()
+    small = Segmenter(segmenter.sam)
+    small.cache.max_bytes = int(2 * small.bytes_of_a_slice / SHARE) + 1
+    ahead = Ahead(1, quiet=0)
+    ahead.study(small, volume, "0,255")
+    assert ahead.wait_until_done(LONG)
+    assert len(small.cache) == 2
+    ahead.close()
