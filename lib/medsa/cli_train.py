@@ -25,6 +25,8 @@ labels/final/), or a Decathlon dataset.json. Patients are split once into those 
 validate; the split is kept beside RUN. Ctrl-C stops after the step and keeps a checkpoint for --resume.
 """
 
+DEFAULT = "decoder_prompt"
+
 EXAMPLES = """\
 examples:
   medsa train hippocampus/ --method decoder_only --minutes 15 --out runs/hippocampus
@@ -61,7 +63,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--from",
         dest="start",
         metavar="VERSION",
-        help="an adapter to start from, or none (default: the one that comes with the backbone)",
+        help="an adapter to start from, or none (default: the one that comes with the backbone; for a method "
+        "without prompts none)",
     )
     how = train.add_argument_group("how")
     how.add_argument("--settings", default="default", metavar="NAME", help="a file of configs/training")
@@ -76,12 +79,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _train(args: argparse.Namespace) -> None:
     _check(args)
 
-    from medsa.adapters.state import starter_adapter
+    from medsa.adapters.method import read_method
+    from medsa.adapters.state import read_card, starter_adapter
     from medsa.config import Options
     from medsa.data.window import check_window
     from medsa.sam import load_sam
     from medsa.training.allocator import keep_freed_memory
     from medsa.training.cases import Nameless, read_cases, wanted
+    from medsa.training.classes import train_classes
     from medsa.training.engine import Length
     from medsa.training.settings import read_settings
     from medsa.training.splits import Splits
@@ -90,7 +95,10 @@ def _train(args: argparse.Namespace) -> None:
     check_window(args.window)
     options = Options.from_conf({"backbone": args.backbone, "device": args.device})
     cases = read_cases(args.data)
-    start = starter_adapter(options.backbone) if args.start is None else _version(args.start)
+    start = None if args.start is None else _version(args.start)
+    method = read_card(start).method if start and not args.method else read_method(args.method or DEFAULT)
+    if args.start is None and method.prompts:
+        start = starter_adapter(options.backbone)
     request = Request(
         args.method, wanted(cases, [name for name in args.labels.split(",") if name]),
         Length(args.epochs, args.minutes, args.steps), read_settings(args.settings), start, args.seed,
@@ -113,9 +121,9 @@ def _train(args: argparse.Namespace) -> None:
     print(f"{len(nameless['training'])} studies train, {len(nameless['validation'])} validate", flush=True)
     keep_freed_memory()
     sam = load_sam(options.backbone, device=options.device, weights=args.weights)
-    with _interruptible() as stop, _bar() as bar:
+    with interruptible() as stop, bars() as bar:
         try:
-            trained = train(
+            trained = (train if method.prompts else train_classes)(
                 sam, nameless["training"], nameless["validation"], args.out, request,
                 resume=args.resume, told=bar.told, report=bar.report, stop=stop,
                 tensorboard=args.tensorboard, mlflow=args.mlflow,
@@ -147,20 +155,18 @@ def _summary(trained: Trained) -> list[str]:
     minutes = trained.seconds / 60
     lines = [f"{trained.steps} steps in {minutes:.1f} minutes; the adapter is in {trained.candidate}"]
     if trained.metrics:
-        columns = ("1 pt", "3 pts", "10 pts", "box")
-        lines.append("Dice on held-out patients".ljust(28) + "".join(name.rjust(8) for name in columns))
+        prompted = "1 pt" in trained.metrics["after"]
+        columns = ("1 pt", "3 pts", "10 pts", "box") if prompted else tuple(trained.metrics["after"])
+        lines.append("Dice on held-out patients".ljust(28) + "".join(name.rjust(12) for name in columns))
         for name, values in trained.metrics.items():
-            lines.append(
-                f"  {name}".ljust(28)
-                + "".join(f"{values.get(column, float('nan')):8.3f}" for column in columns)
-            )
+            lines.append(f"  {name}".ljust(28) + "".join(f"{values[column]:12.3f}" for column in columns))
     else:
         lines.append("no held-out patient was measured: nothing is known of how good it is")
     return lines
 
 
 @contextmanager
-def _interruptible() -> Iterator[Any]:
+def interruptible() -> Iterator[Any]:
     """The first Ctrl-C (or SIGTERM) asks the run to stop after its step; a second one ends at once."""
     asked = threading.Event()
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -178,7 +184,7 @@ def _interruptible() -> Iterator[Any]:
             signal.signal(number, handler)
 
 
-class _Bars:
+class Bars:
     """A bar for each of the things a run does, one after another."""
 
     def __init__(self) -> None:
@@ -206,8 +212,8 @@ class _Bars:
 
 
 @contextmanager
-def _bar() -> Iterator[_Bars]:
-    bars = _Bars()
+def bars() -> Iterator[Bars]:
+    bars = Bars()
     try:
         yield bars
     finally:

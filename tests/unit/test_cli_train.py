@@ -13,6 +13,7 @@ from PIL import Image
 
 from medsa.adapters.state import read_card
 from medsa.cli import main
+from medsa.sam import build_sam
 from medsa.training.scenes import draw_scene
 
 
@@ -45,6 +46,17 @@ def test_a_folder_becomes_a_version_that_names_nobody(folder: Path, tmp_path: Pa
     assert b"Jane" not in everything
     assert "Jane" not in printed.out + printed.err
     assert not (out / "embeddings").exists()
+
+
+def test_a_method_without_prompts_learns_and_says_how_well(
+    folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("medsa.sam.load_sam", lambda name, **_: build_sam(name, image_size=64))
+    out = tmp_path / "run"
+    words = ["train", str(folder), "--method", "ma_sam", "--steps", "1", "--share", "0.4", "--out", str(out)]
+    assert main([*words, "--settings", "short"]) == 0
+    assert "no prompt" in capsys.readouterr().out
+    assert read_card(out / "candidate").trained_prompts == ()
 
 
 @pytest.mark.parametrize(

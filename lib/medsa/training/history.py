@@ -89,7 +89,9 @@ def plot(rows: Sequence[Row]) -> bytes:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    curves = dict.fromkeys(name for row in rows for name in row if name.endswith(("pt", "pts", "box")))
+    curves = dict.fromkeys(
+        name for row in rows for name in row if name.endswith(("pt", "pts", "box", "no prompt"))
+    )
     for axes, names, title in ((left, LOSS, "training loss"), (right, tuple(curves), "validation Dice")):
         for name in names:
             points = [(row["step"], row[name]) for row in rows if name in row]
