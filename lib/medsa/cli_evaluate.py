@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +12,26 @@ from medsa.cli_interrupt import interrupted
 from medsa.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from medsa.evaluation.evaluate import Entry
+    from medsa.segmenter import Segmenter
 
 EVALUATE = """\
 Ask a model with the prompts of the simulated annotator, and compare its masks with the labels.
 
 DATA is as for `medsa train`. Clicks: the first anywhere on the object (by seed) or at its deepest point, each
 further one at the deepest point of the largest wrong region. Boxes: tight, or with an IoU of 0.75 or 0.5 with
-the tight one. noc: clicks needed for Dice 0.85 and 0.9, failures counted at the cap. The record beside FILE
-grows case by case: the same command goes on where it was stopped.
+the tight one. noc: clicks needed for Dice 0.85 and 0.9, failures counted at the cap. Controls: background is
+a click far away, which should not give the object; off is the same without the adapter; forgetting is a set
+that no adapter was taught. The record beside FILE grows: the same command goes on where it was stopped.
 """
 
 EXAMPLES = """\
 examples:
   medsa evaluate hippocampus/ --labels 1,2 --slices 2 --json zero-shot.json --adapter none
   medsa evaluate hippocampus/ --adapter runs/first/candidate --seeds 3 --json first.json
+  medsa evaluate hippocampus/ --adapter runs/first/candidate --controls all --wrong runs/liver --json c.json
   medsa evaluate hippocampus/ --volumes --prompts 1,5,box --deepest --json volumes.json
 """
 
@@ -54,6 +60,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument(
         "--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice, nsd (2)"
     )
+    what.add_argument("--window", default="auto", metavar="SPEC", help="intensity window, as for `segment`")
+    what.add_argument(
+        "--raw", action="store_true", help="the model by itself: what it is not taught does not help it"
+    )
+    control = evaluate.add_argument_group("controls")
+    control.add_argument(
+        "--controls", default="background", metavar="LIST", help="of background,off,forgetting, or all, none"
+    )
+    control.add_argument("--wrong", type=Path, metavar="DIR", help="a version that was taught something else")
     model = evaluate.add_argument_group("model")
     model.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     model.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
@@ -62,16 +77,24 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     model.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
 
 
+CONTROLS = ("background", "off", "forgetting")
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from medsa.cli_segment import check_output
+    from medsa.data.window import check_window
     from medsa.evaluation.asking import Protocol
 
     protocol = Protocol.of(args.prompts, deepest=args.deepest, tolerance=args.tolerance)
+    controls = _controls(args.controls)
     for name in ("seeds", "slices", "every"):
         if getattr(args, name) < 1:
             raise BadInputError(f"--{name} must be at least 1")
     if not 0 <= args.tolerance < float("inf"):
         raise BadInputError("--tolerance must be a distance in mm, 0 or more")
+    if args.raw and args.volumes:
+        raise BadInputError("--raw asks about slices: a model by itself knows no volumes")
+    check_window(args.window)
     check_output(args.json, (".json",))
     if args.html:
         check_output(args.html, (".html",))
@@ -80,7 +103,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from medsa.cli_segment import open_segmenter
     from medsa.errors import CancelledError
-    from medsa.evaluation.evaluate import Wanted, by_label, evaluate, milliseconds, summary
+    from medsa.evaluation.evaluate import Wanted, evaluate
+    from medsa.evaluation.forgetting import FORGETTING
     from medsa.evaluation.page import page
     from medsa.files import write_atomically
     from medsa.training import cases as studies
@@ -89,28 +113,31 @@ def _evaluate(args: argparse.Namespace) -> None:
     asked = [name for name in args.labels.split(",") if name]
     labels = studies.wanted(cases, asked) if asked else {}
     segmenter = open_segmenter(args)
+    others = _others(segmenter, args, controls)
     sam = segmenter.sam
     model = {"backbone": sam.config.name, "digest": sam.digest, "adapter": sam.adapter_digest}
-    wanted = Wanted(protocol, model, args.seeds, None if args.volumes else args.slices, labels)
+    protocol = replace(protocol, raw=args.raw, background="background" in controls)
+    slices = None if args.volumes else args.slices
+    wanted = Wanted(protocol, model, args.seeds, slices, labels, args.window)
     record = args.json.with_name(f".{args.json.name}.record")
     with tqdm(total=len(cases), unit="case", leave=False, disable=None) as bar:
 
         def progress(done: int, most: int) -> None:
             if interrupted():
                 raise CancelledError(f"stopped after {done} of {most} cases: the same command goes on")
+            bar.total = most
             bar.update(done - bar.n)
 
-        entries = evaluate(segmenter, cases, wanted, record, progress)
-    if not entries:
+        kept = FORGETTING if "forgetting" in controls else ()
+        entries = evaluate(segmenter, cases, wanted, record, progress, others=others, forgetting=kept)
+    if not any("control" not in entry for entry in entries):
         raise BadInputError("no case holds an object of these labels that is large enough to be asked for")
     figures = {
         "model": model,
         "protocol": {"prompts": args.prompts, "seeds": args.seeds, "deepest": args.deepest}
-        | {"slices": wanted.slices, "tolerance": args.tolerance, "cases": len(cases)},
-        "summary": summary(entries),
-        "labels": by_label(entries),
-        "cases": [{name: value for name, value in entry.items() if name != "ms"} for entry in entries],
-        "milliseconds": milliseconds(entries),
+        | {"slices": slices, "tolerance": args.tolerance, "cases": len(cases)}
+        | {"raw": args.raw, "window": args.window},
+        **_figures(entries),
     }
     write_atomically(args.json, json.dumps(figures, indent=1).encode())
     if args.html:
@@ -118,6 +145,53 @@ def _evaluate(args: argparse.Namespace) -> None:
     record.unlink()
     _print(figures)
     print(f"wrote {args.json}{f' and {args.html}' if args.html else ''}")
+
+
+def _controls(text: str) -> tuple[str, ...]:
+    if text in ("all", "none"):
+        return CONTROLS if text == "all" else ()
+    named = tuple(word for word in text.split(",") if word)
+    if unknown := [word for word in named if word not in CONTROLS]:
+        raise BadInputError(f"unknown control '{unknown[0]}': take some of {','.join(CONTROLS)}, all or none")
+    return named
+
+
+def _others(
+    segmenter: Segmenter, args: argparse.Namespace, controls: tuple[str, ...]
+) -> dict[str, Segmenter]:
+    """The models that are asked as controls, by name; they share the embeddings that are the same."""
+    from medsa.adapters.inject import AdaptedSam
+    from medsa.adapters.state import load_adapter
+    from medsa.sam import Sam
+
+    sam, found = segmenter.sam, dict[str, "Segmenter"]()
+    base = sam.base if isinstance(sam, AdaptedSam) else sam
+    if "off" in controls and base is not sam:
+        found["off"] = segmenter.beside(base)
+    elif "off" in controls and args.controls != "all":
+        raise BadInputError("there is no adapter that could be switched off: leave the control off out")
+    if args.wrong and isinstance(base, Sam):
+        wrong = load_adapter(base, args.wrong)
+        if base.accelerated:
+            wrong.accelerate()
+        found["wrong"] = segmenter.beside(wrong)
+    return found
+
+
+def _figures(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What the report says of the entries, those of controls apart."""
+    from medsa.evaluation.evaluate import by_label, milliseconds, summary
+
+    main = [entry for entry in entries if "control" not in entry]
+    found = {
+        "summary": summary(main),
+        "labels": by_label(main),
+        "cases": [{name: value for name, value in entry.items() if name != "ms"} for entry in main],
+        "milliseconds": milliseconds(main),
+    }
+    names = dict.fromkeys(entry["control"] for entry in entries if "control" in entry)
+    controls = {name: summary([entry for entry in entries if entry.get("control") == name]) for name in names}
+    return {**found, "controls": controls} if controls else found
 
 
 def _print(figures: Mapping[str, Any]) -> None:
@@ -136,3 +210,9 @@ def _print(figures: Mapping[str, Any]) -> None:
         print_table(rows, right=[*METRICS, "n", "ms"])
     for name, value in figures["summary"].get("numbers", {}).items():
         print(f"{name}: {value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})")
+    if "encode" in figures["milliseconds"]:
+        print(f"a slice is encoded in {figures['milliseconds']['encode']:.0f} ms, once for all its prompts")
+    for name, summary in figures.get("controls", {}).items():
+        numbers = {word: value["mean"] for word, value in summary.get("numbers", {}).items()}
+        dice = {word: values["dice"]["mean"] for word, values in summary.items() if word != "numbers"}
+        print(f"{name}: " + ", ".join(f"{word} {mean:.3f}" for word, mean in {**dice, **numbers}.items()))

@@ -8,11 +8,16 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from tests.unit.adapters.conftest import small_sam
+from tests.unit.adapters.test_placement import randomise
 
+from medsa.adapters.inject import adapt
+from medsa.adapters.state import save_adapter
 from medsa.cli import main
 from medsa.errors import BadInputError
 from medsa.evaluation import evaluate as module
 from medsa.evaluation.asking import Protocol
+from medsa.evaluation.forgetting import DrawnAbdomen
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter
 
@@ -69,7 +74,7 @@ def test_every_prompt_and_metric_is_there_the_same_twice_and_names_nobody(data, 
     dice = found["summary"]["box0.75"]["dice"]
     assert 0 <= dice["low"] <= dice["mean"] <= dice["high"] <= 1
     assert dice["n"] == 2 * 2 * 2
-    assert set(found["summary"]["numbers"]) == {"auc", "noc85", "noc90"}
+    assert set(found["summary"]["numbers"]) == {"auc", "noc85", "noc90", "background"}
     assert 1 <= found["summary"]["numbers"]["noc90"]["mean"] <= 10
     assert len(found["cases"]) == 8
     assert set(found["labels"]) == {"label 1", "label 2"}
@@ -82,26 +87,62 @@ def test_every_prompt_and_metric_is_there_the_same_twice_and_names_nobody(data, 
 def test_a_stopped_evaluation_goes_on_where_it_was(data, tmp_path, monkeypatch) -> None:
     whole, out, record = tmp_path / "whole.json", tmp_path / "out.json", tmp_path / ".out.json.record"
     assert run(data, whole, *WORDS) == 0
+    monkeypatch.setattr(module, "CASES", 1)
     measured = []
-    ask = module.ask_all
+    measure = module._measured
 
     def counted(*args: object) -> object:
-        if len(measured) == 5:  # in the second case
+        if measured:  # in the second case
             raise KeyboardInterrupt
         measured.append(1)
-        return ask(*args)
+        return measure(*args)
 
-    monkeypatch.setattr(module, "ask_all", counted)
+    monkeypatch.setattr(module, "_measured", counted)
     assert run(data, out, *WORDS) == 130
     assert record.is_file()
     assert not out.exists()
     with record.open("a") as file:
-        file.write('{"case": 1, "entr')  # as a kill leaves it
+        file.write('{"part": 1, "entr')  # as a kill leaves it
     measured.clear()
     assert run(data, out, *WORDS) == 0
-    assert len(measured) == 4
+    assert len(measured) == 1
     assert json.loads(out.read_text())["cases"] == json.loads(whole.read_text())["cases"]
     assert not record.exists()
+
+
+def test_controls_are_the_same_prompts_of_other_models_and_on_other_things(
+    data, tmp_path, monkeypatch, capsys
+) -> None:
+    def load(_args: object) -> Segmenter:
+        return Segmenter(adapt(small_sam("tiny_vit"), "med_sa_2d").eval())
+
+    monkeypatch.setattr("medsa.cli_segment.open_segmenter", load)
+    monkeypatch.setattr("medsa.evaluation.forgetting.FORGETTING", (DrawnAbdomen((48, 48, 4)),))
+    wrong, out, html = tmp_path / "wrong", tmp_path / "out.json", tmp_path / "out.html"
+    save_adapter(randomise(adapt(small_sam("tiny_vit"), "med_sa_2d")), wrong, labels=["else"])
+    words = ("--prompts", "1,box", "--controls", "all", "--wrong", str(wrong), "--html", str(html))
+    assert run(data, out, "--labels", "1", "--slices", "1", *words) == 0
+    found = json.loads(out.read_text())
+    controls = found["controls"]
+    assert list(controls) == ["off", "wrong", "forgetting", "forgetting, off", "forgetting, wrong"]
+    assert controls["off"]["box"] == found["summary"]["box"]  # fresh adapters change nothing
+    assert controls["wrong"]["box"] != found["summary"]["box"]
+    assert controls["forgetting"]["1"]["dice"]["n"] > len(found["cases"]) == 2
+    assert all("control" not in entry for entry in found["cases"])
+    assert "forgetting, off: 1 0." in capsys.readouterr().out
+    assert "forgetting, wrong" in html.read_text()
+
+
+def test_a_model_by_itself_does_not_obey_clicks(data, tmp_path) -> None:
+    """One with random weights that nothing corrects does not get better with clicks."""
+    raw, helped = tmp_path / "raw.json", tmp_path / "helped.json"
+    words = ("--prompts", "10", "--slices", "1", "--labels", "1", "--controls", "none")
+    assert run(data, raw, "--raw", *words) == 0
+    assert run(data, helped, *words) == 0
+    one, other = (json.loads(path.read_text()) for path in (raw, helped))
+    assert one["summary"]["10"]["dice"]["mean"] < other["summary"]["10"]["dice"]["mean"] - 0.2
+    assert "background" not in one["summary"]["numbers"]
+    assert one["protocol"]["raw"] is True
 
 
 def test_a_record_of_another_evaluation_is_left_alone(data, tmp_path, capsys) -> None:
@@ -136,6 +177,10 @@ def test_volumes_are_asked_for_in_space_and_shown_on_a_page(data, tmp_path) -> N
         (("--html", "nowhere/out.html"), "no folder"),
         (("--html", "out.txt"), "must end in .html"),
         (("--labels", "liver"), "no label is called"),
+        (("--raw", "--volumes"), "knows no volumes"),
+        (("--controls", "of"), "unknown control 'of'"),
+        (("--controls", "off"), "no adapter"),
+        (("--window", "nowhere"), "unknown window"),
     ],
 )
 def test_what_cannot_be_asked_is_a_sentence(data, tmp_path, words, says, capsys) -> None:

@@ -1,10 +1,13 @@
-"""The simulated annotator before the runtime: all prompts of a protocol on an object, and their masks."""
+"""The simulated annotator's side of a conversation: all prompts of a protocol on one object.
+
+Who answers is not known here: a dialogue hands out a question and goes on when it is given the mask, so that
+those of many objects can be held at once (`medsa.evaluation.answering`).
+"""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,10 +17,10 @@ from medsa.data.volume import Volume
 from medsa.errors import BadInputError
 from medsa.evaluation.metrics import compare
 from medsa.evaluation.overlap import dice
-from medsa.evaluation.protocol import chosen_slices
+from medsa.evaluation.protocol import background_point, chosen_slices
 from medsa.prompts.annotator import Click, first_click, loose_box, next_click, tight_box
 from medsa.prompts.prompt import Prompt
-from medsa.segmenter import Segmenter, Session
+from medsa.segmenter import Session
 
 Mask = NDArray[np.bool_]
 
@@ -32,7 +35,8 @@ class Protocol:
     """What is asked: `clicks` after which the mask is kept, `boxes` by their IoU with the tight one, `noc`.
 
     `tolerance` in mm is that of the surface Dice; `deepest`: the first click is at the deepest point, else
-    anywhere in the object.
+    anywhere in the object. `background`: a click far away from the object is asked, too. `raw`: the model is
+    asked by itself, without what the runtime makes of prompts and answers.
     """
 
     clicks: tuple[int, ...] = (1, 3, 10)
@@ -40,6 +44,8 @@ class Protocol:
     noc: bool = True
     deepest: bool = False
     tolerance: float = 2.0
+    background: bool = False
+    raw: bool = False
 
     @classmethod
     def of(cls, text: str, *, deepest: bool = False, tolerance: float = 2.0) -> Protocol:
@@ -61,49 +67,83 @@ class Protocol:
             raise BadInputError("no prompt is asked for: take some of 1,3,10,box,box0.75,box0.5,noc")
         return cls(tuple(sorted(clicks)), tuple(sorted(boxes, reverse=True)), noc, deepest, tolerance)
 
+    @property
+    def names(self) -> list[str]:
+        """The prompts whose masks are kept, in the order of tables."""
+        return [*map(str, self.clicks), *map(box_name, self.boxes)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An object to be found: `truth` (I, J) on slice k of a volume, or (I, J, K) in all of it with None.
+
+    `window` is how the volume is looked at.
+    """
+
+    volume: Volume
+    truth: Mask
+    k: int | None
+    window: str = "auto"
+
+    @property
+    def spacing(self) -> list[float]:
+        """Millimetres along the axes of `truth`."""
+        return self.volume.spacing[: self.truth.ndim].tolist()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question: `prompt` about slice k of the target's volume, or with None about all of it.
+
+    `session` remembers the clicks before; `raw` asks the model by itself.
+    """
+
+    target: Target
+    prompt: Prompt
+    k: int | None
+    session: Session | None = None
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The mask (I, J) of a slice, or (I, J, K), and milliseconds: of the answer and of a slice's encoding."""
+
+    mask: Mask
+    milliseconds: float
+    encoding: float = 0.0
+
+
+Dialogue = Generator[Ask, Reply, None]
+
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of all prompts on one object: metrics by prompt, further numbers, milliseconds by prompt."""
+    """What came of all prompts on one object: metrics by prompt, further numbers, milliseconds by prompt.
 
-    prompts: dict[str, dict[str, float]]
-    numbers: dict[str, float]
+    Numbers are "auc", the mean Dice after each click up to the cap, with `noc` "noc85" and "noc90", where a
+    failure counts as the cap, and "background", the Dice of the object with the model's own answer to a click
+    far away from it: near 0 where the model listens.
+    """
+
+    prompts: dict[str, dict[str, float]] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
     milliseconds: dict[str, float] = field(default_factory=dict)
 
 
-def ask_all(
-    segmenter: Segmenter, volume: Volume, truth: Mask, k: int | None, protocol: Protocol, seed: Sequence[int]
-) -> Answers:
-    """Every prompt on the object `truth` (I, J, K) of slice k, or with None of the volume.
-
-    Numbers are "auc", the mean Dice after each click up to the cap, and with `noc` "noc85" and "noc90", where
-    a failure counts as the cap.
-    """
-    wanted = truth if k is None else truth[:, :, k]
-    spacing = volume.spacing[: wanted.ndim].tolist()
-    found = Answers({}, {})
-
-    def keep(name: str, mask: Mask, started: float) -> None:
-        found.milliseconds[name] = 1e3 * (time.perf_counter() - started)
-        found.prompts[name] = compare(mask, wanted, spacing, protocol.tolerance)
-
+def dialogues(target: Target, protocol: Protocol, seed: Sequence[int], found: Answers) -> list[Dialogue]:
+    """The conversations of a protocol about one object; what they come to is written into `found`."""
+    held = [_box(target, protocol, seed, number, found) for number in range(len(protocol.boxes))]
     if protocol.clicks or protocol.noc:
-        curve = []
-        for count, (mask, started) in enumerate(_clicked(segmenter, volume, wanted, k, protocol, seed), 1):
-            if count in protocol.clicks:
-                keep(str(count), mask, started)
-            curve.append(dice(mask, wanted))
-        found.numbers["auc"] = float(np.mean(curve))
-        if protocol.noc:
-            for goal in NOC:
-                reached = [count for count, value in enumerate(curve, 1) if value >= goal]
-                found.numbers[f"noc{round(100 * goal)}"] = float(reached[0] if reached else len(curve))
-    for number, iou in enumerate(protocol.boxes):
-        rng = np.random.default_rng([*seed, 1, number])
-        corners = tight_box(wanted) if iou == 1 else loose_box(wanted, iou, rng)
-        started = time.perf_counter()
-        keep("box" if iou == 1 else f"box{iou:g}", _ask(segmenter, volume, k, box=corners), started)
-    return found
+        held.append(_clicks(target, protocol, seed, found))
+    if protocol.background:
+        held.append(_background(target, seed, found))
+    return held
+
+
+def box_name(iou: float) -> str:
+    """What a box of this IoU with the tight one is called."""
+    return "box" if iou == 1 else f"box{iou:g}"
 
 
 def objects(truth: Mask, slices: int | None) -> list[int | None]:
@@ -112,51 +152,71 @@ def objects(truth: Mask, slices: int | None) -> list[int | None]:
     return list(found) if slices is not None else [None] * bool(found)
 
 
-def _clicked(
-    segmenter: Segmenter, volume: Volume, wanted: Mask, k: int | None, protocol: Protocol, seed: Sequence[int]
-) -> Iterator[tuple[Mask, float]]:
-    """The mask after each click up to the cap, and when it was asked for; a right one again and again."""
+def _clicks(target: Target, protocol: Protocol, seed: Sequence[int], found: Answers) -> Dialogue:
+    """Clicks up to the cap, each where the mask before it is most wrong; a right mask stays as it is."""
     rng = None if protocol.deepest else np.random.default_rng([*seed, 0])
-    click: Click | None = _first(wanted, k, rng)
+    click: Click | None = _first(target, rng)
     points: dict[bool, list[tuple[int, ...]]] = {True: [], False: []}
-    session, mask, started = Session(), np.zeros_like(wanted), time.perf_counter()
-    for _ in range(CAP[wanted.ndim]):
+    session, curve = Session(), list[float]()
+    reply = Reply(np.zeros_like(target.truth), 0.0)
+    for count in range(1, CAP[target.truth.ndim] + 1):
         if click is not None:
             points[click.positive].append(click.index)
-            started = time.perf_counter()
-            mask = _ask(segmenter, volume, k, points[True], points[False], session=session)
-        yield mask, started
-        click = next_click(wanted, mask) if click is not None else None
+            prompt = Prompt(_placed(points[True], target.k), _placed(points[False], target.k))
+            reply = yield Ask(target, prompt, target.k, session, protocol.raw)
+            click = next_click(target.truth, reply.mask)
+            curve.append(dice(reply.mask, target.truth))
+        else:
+            curve.append(curve[-1])
+        if count in protocol.clicks:
+            _keep(str(count), reply, target, protocol, found)
+    found.numbers["auc"] = float(np.mean(curve))
+    for goal in NOC if protocol.noc else ():
+        reached = [count for count, value in enumerate(curve, 1) if value >= goal]
+        found.numbers[f"noc{round(100 * goal)}"] = float(reached[0] if reached else len(curve))
 
 
-def _first(wanted: Mask, k: int | None, rng: np.random.Generator | None) -> Click:
+def _box(target: Target, protocol: Protocol, seed: Sequence[int], number: int, found: Answers) -> Dialogue:
+    iou, rng = protocol.boxes[number], np.random.default_rng([*seed, 1, number])
+    corners = tight_box(target.truth) if iou == 1 else loose_box(target.truth, iou, rng)
+    prompt = Prompt(box=_placed(corners, target.k))
+    reply = yield Ask(target, prompt, target.k, raw=protocol.raw)
+    _keep(box_name(iou), reply, target, protocol, found)
+
+
+def _background(target: Target, seed: Sequence[int], found: Answers) -> Dialogue:
+    """One click where the object is not, on its slice, or the middle one of those that hold it."""
+    k = _middle(target.truth) if target.k is None else target.k
+    truth = target.truth[:, :, k] if target.k is None else target.truth
+    point = background_point(truth, np.random.default_rng([*seed, 2]))
+    if point is not None:
+        prompt = Prompt(_placed([point], k))
+        reply = yield Ask(target, prompt, k, raw=True)
+        found.numbers["background"] = dice(reply.mask, truth)
+
+
+def _keep(name: str, reply: Reply, target: Target, protocol: Protocol, found: Answers) -> None:
+    found.milliseconds[name] = reply.milliseconds
+    if reply.encoding:
+        found.milliseconds["encode"] = reply.encoding
+    found.prompts[name] = compare(reply.mask, target.truth, target.spacing, protocol.tolerance)
+
+
+def _first(target: Target, rng: np.random.Generator | None) -> Click:
     """The first click: in a volume on the middle one of the slices that hold the object."""
-    if k is not None:
-        return first_click(wanted, rng)
-    held = np.flatnonzero(wanted.any(axis=(0, 1)))
-    middle = int(held[len(held) // 2])
-    click = first_click(wanted[:, :, middle], rng)
+    if target.k is not None:
+        return first_click(target.truth, rng)
+    middle = _middle(target.truth)
+    click = first_click(target.truth[:, :, middle], rng)
     return Click((*click.index, middle), click.positive)
 
 
-def _ask(
-    segmenter: Segmenter,
-    volume: Volume,
-    k: int | None,
-    foreground: Sequence[tuple[int, ...]] = (),
-    background: Sequence[tuple[int, ...]] = (),
-    box: NDArray[np.float64] | None = None,
-    session: Session | None = None,
-) -> Mask:
-    """The mask (I, J) on slice k, or (I, J, K), of points and a box given in as many axes."""
+def _middle(truth: Mask) -> int:
+    held = np.flatnonzero(truth.any(axis=(0, 1)))
+    return int(held[len(held) // 2])
 
-    def placed(values: NDArray[np.float64] | Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
-        array = np.array(values, dtype=np.float64)
-        if k is None or not array.size:
-            return array
-        return np.column_stack([array, np.full(len(array), k)])
 
-    prompt = Prompt(placed(foreground), placed(background), None if box is None else placed(box))
-    if k is None:
-        return segmenter.segment_volume(volume, prompt, session=session).mask != 0
-    return segmenter.segment_slice(volume, prompt, k, session=session).mask[:, :, k] != 0
+def _placed(points: NDArray[np.float64] | Sequence[tuple[int, ...]], k: int | None) -> NDArray[np.float64]:
+    """Points (N, 2) of slice k, or (N, 3), as a prompt holds them."""
+    array = np.array(points, dtype=np.float64)
+    return array if k is None or not array.size else np.column_stack([array, np.full(len(array), k)])

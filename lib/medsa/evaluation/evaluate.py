@@ -7,22 +7,32 @@ import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from medsa.errors import BadInputError
-from medsa.evaluation.asking import Protocol, ask_all, objects
+from medsa.evaluation.answering import hold, together
+from medsa.evaluation.asking import Answers, Dialogue, Protocol, Target, dialogues, objects
 from medsa.evaluation.protocol import Case
 from medsa.files import write_atomically
 from medsa.segmenter import Segmenter
 
 Entry = dict[str, Any]
-"""One object under one seed: "case", "patient", "label", "slice", "seed", "prompts", "numbers", "ms"."""
+"""One object under one seed: "case", "patient", "label", "slice", "seed", "prompts", "numbers", "ms".
+
+Those of a control say its name in "control".
+"""
 
 LEVEL, DRAWS = 0.95, 2000
+FORGETTING = "forgetting"
+CASES, OBJECTS = 8, 16
+"""Cases that are read before they are asked about, and objects that are asked about in one go."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Wanted:
     """What is measured: `protocol` for each of `seeds` on `slices` of each label, or on volumes with None.
 
     `labels` are names by value, none for all; `model` says what answers, so that no other one goes on with
-    a record.
+    a record; `window` is how volumes are looked at.
     """
 
     protocol: Protocol
@@ -38,6 +48,7 @@ class Wanted:
     seeds: int = 1
     slices: int | None = 2
     labels: Mapping[int, str] = field(default_factory=dict)
+    window: str = "auto"
 
 
 def evaluate(
@@ -46,47 +57,126 @@ def evaluate(
     wanted: Wanted,
     record: Path,
     progress: Callable[[int, int], None] = lambda _done, _most: None,
+    *,
+    others: Mapping[str, Segmenter] | None = None,
+    forgetting: Sequence[Case] = (),
 ) -> list[Entry]:
     """Entries of all cases, in their order; cases are numbered, their ids and patients are written nowhere.
 
-    `record` is appended to after each case; what it holds already is not measured again, so that a run that
-    was stopped goes on. Raises `BadInputError` when it is of another evaluation, and what cases raise.
+    Besides, as controls: the same of `others` by name, and of all of them on a slice of each label of the
+    `forgetting` cases. `record` is appended to after each few cases; what it holds already is not measured
+    again, so that a run that was stopped goes on. `progress(done, most)` is told often. Raises
+    `BadInputError` when the record is of another evaluation, and what cases raise.
     """
-    patients = {name: number for number, name in enumerate(dict.fromkeys(case.patient for case in cases))}
-    with _opened(record, wanted, len(cases)) as (known, file):
-        for number, case in enumerate(cases):
-            progress(number, len(cases))
+    others = others or {}
+    parts = _parts({"": segmenter, **others}, cases, wanted)
+    if forgetting:
+        models = {FORGETTING: segmenter} | {f"{FORGETTING}, {name}": model for name, model in others.items()}
+        parts += _parts(models, forgetting, replace(wanted, labels={}, slices=1, window="auto"))
+    begun = {
+        "wanted": asdict(wanted),
+        "cases": [len(cases), len(forgetting)],
+        "others": {name: model.sam.adapter_digest for name, model in others.items()},
+    }
+    done, most = 0, len(cases) + len(forgetting)
+    with _opened(record, begun) as (known, file):
+        for number, part in enumerate(parts):
             if number not in known:
-                found = list(_measured(segmenter, case, wanted, number, patients[case.patient]))
-                known[number] = found
-                file.write(json.dumps({"case": number, "entries": found}) + "\n")
+                known[number] = _measured(part, partial(progress, done, most))
+                file.write(json.dumps({"part": number, "entries": known[number]}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        progress(len(cases), len(cases))
+            done += len(part.cases)
+            progress(done, most)
     return [entry for number in sorted(known) for entry in known[number]]
 
 
-def _measured(segmenter: Segmenter, case: Case, wanted: Wanted, number: int, patient: int) -> Iterator[Entry]:
+@dataclass(frozen=True)
+class _Part:
+    """Some cases with their numbers and their patients', for each of the models, "" or a control's name."""
+
+    cases: Sequence[tuple[int, int, Case]]
+    models: Mapping[str, Segmenter]
+    wanted: Wanted
+
+
+def _parts(models: Mapping[str, Segmenter], cases: Sequence[Case], wanted: Wanted) -> list[_Part]:
+    """Always the same ones, also after a stop: what is decoded together may differ in a last digit."""
+    patients = {name: number for number, name in enumerate(dict.fromkeys(case.patient for case in cases))}
+    numbered = [(number, patients[case.patient], case) for number, case in enumerate(cases)]
+    size = 1 if wanted.slices is None else CASES
+    return [_Part(numbered[first : first + size], models, wanted) for first in range(0, len(cases), size)]
+
+
+@dataclass(frozen=True)
+class _Object:
+    """A target with its case, its label's value and name, and the slice of the case, None for volumes."""
+
+    case: int
+    patient: int
+    value: int
+    label: str
+    k: int | None
+    target: Target
+
+
+def _measured(part: _Part, told: Callable[[], None]) -> list[Entry]:
+    wanted, found = part.wanted, list[tuple[tuple[int, ...], Entry]]()
+    asked = (
+        (one, seed)
+        for number, patient, case in part.cases
+        for one in _objects(case, number, patient, part)
+        for seed in range(wanted.seeds)
+    )
+    while some := list(islice(asked, 1 if wanted.slices is None else OBJECTS)):
+        for place, (control, model) in enumerate(part.models.items()):
+            answers = [Answers() for _ in some]
+            held = list[Dialogue]()
+            for (one, seed), answer in zip(some, answers, strict=True):
+                numbers = (seed, one.case, one.value, -1 if one.k is None else one.k)
+                held += dialogues(one.target, wanted.protocol, [1 + n for n in numbers], answer)
+            hold(held, partial(together, model), told)
+            for (one, seed), answer in zip(some, answers, strict=True):
+                order = (place, one.case, one.value, one.k or 0, seed)
+                found.append((order, _entry(one, seed, control, answer, wanted.protocol)))
+    return [entry for _, entry in sorted(found, key=itemgetter(0))]
+
+
+def _entry(one: _Object, seed: int, control: str, answer: Answers, protocol: Protocol) -> Entry:
+    times = {name: answer.milliseconds[name] for name in sorted(answer.milliseconds)}
+    return {
+        **{"case": one.case, "patient": one.patient, "label": one.label, "slice": one.k, "seed": seed},
+        **({"control": control} if control else {}),
+        "prompts": {name: _rounded(answer.prompts[name]) for name in protocol.names},
+        "numbers": _rounded(answer.numbers),
+        "ms": _rounded(times),
+    }
+
+
+def _objects(case: Case, number: int, patient: int, part: _Part) -> Iterator[_Object]:
+    """The objects of a case, slice by slice; of its volume the slices that are asked about are kept."""
     volume, mask, names = case.read()
-    for value in sorted(names.keys() & (wanted.labels or names).keys()):
-        label = {**names, **wanted.labels}[value]
-        truth = mask == value
-        for k in objects(truth, wanted.slices):
-            for seed in range(wanted.seeds):
-                place = (seed, number, value, -1 if k is None else k)
-                answers = ask_all(segmenter, volume, truth, k, wanted.protocol, [1 + part for part in place])
-                yield {
-                    **{"case": number, "patient": patient, "label": label, "slice": k, "seed": seed},
-                    "prompts": {name: _rounded(values) for name, values in answers.prompts.items()},
-                    "numbers": _rounded(answers.numbers),
-                    "ms": _rounded(answers.milliseconds),
-                }
+    wanted, model = part.wanted, next(iter(part.models.values()))
+    window = model.window(model.seen(volume)[0], wanted.window)
+    labels = {value: {**names, **wanted.labels}[value] for value in names.keys() & (wanted.labels or names)}
+    places = sorted((-1 if k is None else k, value)
+                    for value in labels for k in objects(mask == value, wanted.slices))  # fmt: skip
+    kept = sorted({k for k, _ in places})
+    if wanted.slices is not None:
+        volume = replace(volume, voxels=np.asfortranarray(volume.voxels[:, :, kept]), headers=())
+    look = f"{window.low!r},{window.high!r}"
+    for k, value in places:
+        if wanted.slices is None:
+            target = Target(volume, mask == value, None, look)
+        else:
+            target = Target(volume, mask[:, :, k] == value, kept.index(k), look)
+        yield _Object(number, patient, value, labels[value], None if target.k is None else k, target)
 
 
 @contextmanager
-def _opened(record: Path, wanted: Wanted, cases: int) -> Iterator[tuple[dict[int, list[Entry]], TextIO]]:
-    """What a record holds by case, and the file to go on with; a line that was cut off is forgotten."""
-    head = json.dumps({"wanted": json.loads(json.dumps(asdict(wanted))), "cases": cases})
+def _opened(record: Path, begun: Mapping[str, Any]) -> Iterator[tuple[dict[int, list[Entry]], TextIO]]:
+    """What a record holds by part, and the file to go on with; a line that was cut off is forgotten."""
+    head = json.dumps(begun)
     lines = record.read_text("utf-8").splitlines() if record.is_file() else []
     if lines and lines[0] != head:
         raise BadInputError(
@@ -98,8 +188,8 @@ def _opened(record: Path, wanted: Wanted, cases: int) -> Iterator[tuple[dict[int
             found = json.loads(line)
         except ValueError:
             break
-        known[found["case"]] = found["entries"]
-    whole = [head, *(json.dumps({"case": case, "entries": entries}) for case, entries in known.items())]
+        known[found["part"]] = found["entries"]
+    whole = [head, *(json.dumps({"part": part, "entries": entries}) for part, entries in known.items())]
     write_atomically(record, "".join(f"{line}\n" for line in whole).encode())
     with record.open("a", encoding="utf-8") as file:
         yield known, file
@@ -131,7 +221,7 @@ def by_label(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, dict[str
 
 
 def milliseconds(entries: Sequence[Entry]) -> dict[str, float]:
-    """Median time of an answer by prompt, the first click on a slice with its encoding."""
+    """Median time of an answer by prompt; "encode" is that of a slice's encoding, which comes before."""
     prompts = list(dict.fromkeys(name for entry in entries for name in entry["ms"]))
     return {
         name: round(statistics.median(entry["ms"][name] for entry in entries if name in entry["ms"]), 1)

@@ -28,7 +28,7 @@ def page(figures: Mapping[str, Any]) -> str:
     model, protocol = figures["model"], figures["protocol"]
     what = "volumes" if protocol["slices"] is None else f"{protocol['slices']} slices of each label and case"
     said = {
-        "backbone": model["backbone"],
+        "backbone": model["backbone"] + (", by itself" if protocol.get("raw") else ""),
         "adapter": model["adapter"] or "none",
         "asked": f"{protocol['prompts']} on {what}, {protocol['cases']} cases, seeds: {protocol['seeds']}",
         "first click": "at the deepest point" if protocol["deepest"] else "anywhere in the object",
@@ -37,6 +37,8 @@ def page(figures: Mapping[str, Any]) -> str:
     parts = [_table([], list(map(list, said.items()))), _picture(figures), _summary(figures["summary"])]
     for label, summary in figures["labels"].items():
         parts += [f"<h2>{html.escape(label)}</h2>", _summary(summary)]
+    for control, summary in figures.get("controls", {}).items():
+        parts += [f"<h2>control: {html.escape(control)}</h2>", _summary(summary)]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>medsa evaluate</title>'

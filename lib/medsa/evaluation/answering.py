@@ -1,0 +1,115 @@
+"""Who answers the simulated annotator: the product's runtime, one question at a time or many at once.
+
+Both give the same masks. Together is what a whole set is measured with: the questions that many dialogues ask
+at one time go through the mask decoder in batches, on embeddings that are computed once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from medsa.data.orientation import Orientation
+from medsa.evaluation.asking import Ask, Dialogue, Mask, Reply
+from medsa.segmenter import Segmenter
+from medsa.segmenter.request import Request
+from medsa.segmenter.session import State
+from medsa.segmenter.slices import Asked
+
+Answer = Callable[[Sequence[Ask]], list[Reply]]
+
+
+def hold(dialogues: Sequence[Dialogue], answer: Answer, told: Callable[[], None] = lambda: None) -> None:
+    """Lead all dialogues to their end, in step: each round answers the next question of each.
+
+    `told` is called before each round.
+    """
+    replies: list[tuple[Dialogue, Reply | None]] = [(dialogue, None) for dialogue in dialogues]
+    while replies:
+        told()
+        asked = [(dialogue, _next(dialogue, reply)) for dialogue, reply in replies]
+        waiting = [(dialogue, ask) for dialogue, ask in asked if ask is not None]
+        answers = answer([ask for _, ask in waiting])
+        replies = [(dialogue, reply) for (dialogue, _), reply in zip(waiting, answers, strict=True)]
+
+
+def one_by_one(segmenter: Segmenter, asks: Sequence[Ask]) -> list[Reply]:
+    """Answers as a user gets them; not for raw questions. A volume's time is with its encoding."""
+    replies = []
+    for ask in asks:
+        started = time.perf_counter()
+        volume, window = ask.target.volume, ask.target.window
+        if ask.k is None:
+            found = segmenter.segment_volume(volume, ask.prompt, window=window, session=ask.session)
+            replies.append(Reply(found.mask != 0, _since(started)))
+        else:
+            found = segmenter.segment_slice(volume, ask.prompt, ask.k, window=window, session=ask.session)
+            encoding = found.timings["encode"]
+            replies.append(Reply(found.mask[:, :, ask.k] != 0, _since(started) - encoding, encoding))
+    return replies
+
+
+def together(segmenter: Segmenter, asks: Sequence[Ask]) -> list[Reply]:
+    """The same answers, those about slices decoded together: milliseconds are a part of what all took.
+
+    Questions about volumes are answered one by one.
+    """
+    replies = {n: one_by_one(segmenter, [ask])[0] for n, ask in enumerate(asks) if ask.k is None}
+    slices = {n: _Slice.of(segmenter, ask, ask.k) for n, ask in enumerate(asks) if ask.k is not None}
+    started = time.perf_counter()
+    with segmenter.decoding.turn(), torch.inference_mode():
+        states = segmenter.decoder.decode_many([one.asked for one in slices.values()])
+    shared = _since(started) / max(1, len(slices))
+    for (n, one), state in zip(slices.items(), states, strict=True):
+        started = time.perf_counter()
+        mask = one.mask(state)
+        replies[n] = Reply(mask, _since(started) + shared, one.request.timings["encode"])
+    return [replies[n] for n in range(len(asks))]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A question about slice k on its way: what `Segmenter.segment_slice` knows before it asks the model."""
+
+    ask: Ask
+    k: int
+    request: Request
+    orientation: Orientation
+    asked: Asked
+    slice_key: Hashable
+
+    @classmethod
+    def of(cls, segmenter: Segmenter, ask: Ask, k: int) -> _Slice:
+        seen, orientation = segmenter.seen(ask.target.volume)
+        prompt = orientation.prompt(ask.prompt)
+        request = Request(segmenter, seen, prompt, ask.target.window, ask.session, zoom=not ask.raw)
+        at = orientation.slice_of(k)
+        key, encoded = request.encoded(at)
+        slice_key, here = (key, segmenter.sam.adapter_digest), request.on_slice(at)
+        before = ask.session.recall(slice_key, here) if ask.session is not None else None
+        asked = Asked(encoded, request.frame, here, before[1] if before else None, ask.raw)
+        return cls(ask, k, request, orientation, asked, slice_key)
+
+    def mask(self, state: State) -> Mask:
+        """(I, J) of the answer, which the session remembers."""
+        if self.ask.session is not None:
+            self.ask.session.remember(self.slice_key, self.asked.prompt, state)
+        if not self.ask.raw:
+            found = self.request.result({self.orientation.slice_of(self.k): state})
+            return found.stored(self.orientation).mask[:, :, self.k] != 0
+        logits = self.request.frame.logits_to_voxel(state.logits.float()[None])[0].numpy().T
+        return self.orientation.stored((logits > 0)[:, :, None])[:, :, 0]
+
+
+def _next(dialogue: Dialogue, reply: Reply | None) -> Ask | None:
+    try:
+        return next(dialogue) if reply is None else dialogue.send(reply)
+    except StopIteration:
+        return None
+
+
+def _since(started: float) -> float:
+    return 1e3 * (time.perf_counter() - started)

@@ -1,0 +1,84 @@
+"""Asked together, on many slices and objects, a model gives the masks that a user gets one by one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.adapters.conftest import small_sam
+
+from medsa.adapters.inject import adapt
+from medsa.data.volume import Volume
+from medsa.evaluation.answering import hold, one_by_one, together
+from medsa.evaluation.asking import Answers, Protocol, Target, dialogues
+from medsa.segmenter import Segmenter
+
+PROTOCOL = Protocol(clicks=(1, 2, 5), boxes=(1.0, 0.75), noc=True)
+
+
+def targets() -> list[Target]:
+    """Discs on slices of two volumes of other sizes; the second one is stored the other way round."""
+    found = []
+    for seed, (width, height, turned) in enumerate([(48, 40, False), (30, 500, True)]):
+        i, j = np.mgrid[:width, :height]
+        truths = [(i - 14) ** 2 + (j - 10 - 9 * k) ** 2 < 60 + 9 * k for k in range(3)]
+        noise = np.random.default_rng(seed).normal(0, 4, (width, height, 3))
+        voxels = np.asfortranarray(np.stack(truths, axis=2) * 60 + noise, np.float32)
+        affine = np.diag([1.0, -1.0, -2.0, 1.0] if turned else [-1.0, -1.0, 2.0, 1.0])
+        volume = Volume(voxels, affine, "MR")
+        found += [Target(volume, truth, k) for k, truth in enumerate(truths)]
+    return found
+
+
+def models() -> dict[str, Callable[[], object]]:
+    def taught(kind: str, *prompts: str) -> object:
+        model = adapt(small_sam(kind), "decoder_only").eval()
+        model.trained_prompts = prompts
+        return model
+
+    return {
+        "boxes alone": lambda: taught("tiny_vit", "box"),
+        "points and boxes": lambda: small_sam("vit"),
+        "masks, too": lambda: taught("tiny_vit", "point", "box", "mask"),
+    }
+
+
+def asked(segmenter: Segmenter, answer) -> list[Answers]:
+    found = [Answers() for _ in targets()]
+    held = []
+    for number, (target, answers) in enumerate(zip(targets(), found, strict=True)):
+        held += dialogues(target, PROTOCOL, [number], answers)
+    hold(held, lambda asks: answer(segmenter, asks))
+    return found
+
+
+@pytest.mark.parametrize("name", models())
+def test_together_as_one_by_one(name: str) -> None:
+    torch.manual_seed(0)
+    segmenter = Segmenter(models()[name]())
+    alone, all_ = asked(segmenter, one_by_one), asked(segmenter, together)
+    for one, other in zip(alone, all_, strict=True):
+        assert set(one.prompts) == set(PROTOCOL.names)
+        for prompt, values in one.prompts.items():
+            assert other.prompts[prompt] == pytest.approx(values, abs=0.01)  # a voxel on the border
+        assert other.numbers == pytest.approx(one.numbers, abs=0.01)
+    same = [one.prompts == other.prompts for one, other in zip(alone, all_, strict=True)]
+    assert np.mean(same) > 0.8
+
+
+def test_each_slice_is_encoded_once_and_asked_about_in_few_calls(monkeypatch) -> None:
+    segmenter = Segmenter(small_sam("vit"))
+    sizes = {"encode": [], "decode": []}
+    for name, batches in sizes.items():
+        call = getattr(segmenter.sam, name)
+
+        def counted(first, *args, call=call, batches=batches, **words):
+            batches.append(len(first))
+            return call(first, *args, **words)
+
+        monkeypatch.setattr(segmenter.sam, name, counted)
+    asked(segmenter, together)
+    zoomed = 6  # the small discs in the slices of 500 voxels are looked at closely for each of two boxes
+    assert sum(sizes["encode"]) <= 6 + zoomed
+    assert max(sizes["decode"]) <= 8
+    assert len(sizes["decode"]) <= 2 + 10 + 1
