@@ -21,6 +21,8 @@ from medsa.sam.backbone import Backbone
 
 Floats = NDArray[np.float64]
 
+NOWHERE = -20.0
+"""Logit of what lies outside the picture."""
 PICTURE = 256
 """Side of the picture of a slice that is kept beside its embedding."""
 
@@ -74,6 +76,18 @@ class Frame:
         if self.stretch:
             return self.size
         return max(1, int(length * self.size / max(self.width, self.height) + 0.5))
+
+    def extent(self, cells: int) -> tuple[int, int]:
+        """(rows, columns) of `cells` a side of the square that hold the slice; the others are padding."""
+        cell = self.size / cells
+        return max(1, round(self.rows / cell)), max(1, round(self.columns / cell))
+
+    def unpadded(self, logits: Tensor) -> Tensor:
+        """Logits (..., h, w) of the whole square that say `NOWHERE` in the padding."""
+        rows, columns = self.extent(logits.shape[-1])
+        kept = logits.clone()
+        kept[..., rows:, :] = kept[..., columns:] = NOWHERE
+        return kept
 
     def points_to_model(self, points: Floats) -> Floats:
         """(..., 2) voxel (i, j) -> (..., 2) model pixel (x, y)."""

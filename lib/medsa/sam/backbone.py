@@ -10,7 +10,7 @@ from medsa.config import config_names, load_config
 from medsa.errors import ConfigurationError
 
 Triple = tuple[float, float, float]
-PromptKind = Literal["point", "box", "mask"]
+PromptKind = Literal["point", "box", "mask", "neighbour"]
 
 
 class _Data(BaseModel):

@@ -1,9 +1,10 @@
 """One object through a volume: what a user says about some slices becomes a mask on all that hold it.
 
-The slices that the first prompts lie on are anchors, answered as slices are; from them the object is followed
-by memory, and the model is asked about each slice that was found so. Every further click corrects what was
-found, on its slice and around it, and settles its slice: nothing that is computed later changes a slice that
-the user has spoken about.
+The slices that the first prompts lie on are anchors, answered as slices are; from them the object is
+followed: by a model that has learnt to, which is asked with the neighbour's mask, or else by memory, and then
+the model is asked about each slice that was found so. Every further click corrects what was found, on its
+slice and around it, and settles its slice: nothing that is computed later changes a slice that the user has
+spoken about.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from medsa.segmenter.slices import keep_parts
 from medsa.segmenter.space import Spot, spread
 from medsa.segmenter.tones import Tones, same_object, tones_of
 
+GOES_ON = 0.5
+"""Predicted IoU of a model's answer to the neighbour's mask, below which the object has ended."""
 SURE = 0.6
 """Mean share (0.5..1) of what is carried to a slice, below which the object has ended there."""
 ALIKE = 0.5
@@ -86,6 +89,8 @@ class Following:
         states = follow_through(
             anchors, bounds, self._step, mixed, progress=self.progress, cancelled=self.cancelled
         )
+        if self.learnt:
+            return states
         return {k: state if k in anchors else self._asked_again(k, state) for k, state in states.items()}
 
     def _asked_again(self, k: int, state: State) -> State:
@@ -113,9 +118,29 @@ class Following:
         return min(int(low), *anchors), max(int(high), *anchors)
 
     def _step(self, k: int, beside: int, neighbour: State) -> State | None:
-        """The object on slice k, as it is remembered from the slice beside; None where it is not seen."""
+        """The object on slice k, from what it is on the slice beside; None where it is not seen."""
         if not neighbour.mask.any():
             return None
+        return self._led(k, neighbour) if self.learnt else self._remembered(k, beside, neighbour)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the model has learnt to follow an object from slice to slice."""
+        return "neighbour" in self.request.segmenter.sam.config.trained_prompts
+
+    def _led(self, k: int, neighbour: State) -> State | None:
+        """The model's answer on slice k to the neighbour's mask."""
+        request = self.request
+        encoded, frame = request.encoded(k)[1], request.frame
+        shown = replace(neighbour, logits=frame.unpadded(neighbour.logits))
+        with request.decoding():
+            answer = request.segmenter.decoder.decode(encoded, frame, SlicePrompt(), shown)
+        logits = keep_parts(answer.logits.float(), neighbour.mask)
+        state = self._bounded(replace(answer, logits=logits.half()))
+        return state if answer.score >= GOES_ON and state.mask.any() else None
+
+    def _remembered(self, k: int, beside: int, neighbour: State) -> State | None:
+        """What memory finds on slice k."""
         here, there = (look_of(self.request.encoded(at)[1]) for at in (k, beside))
         memory = [Known(there, share_of(neighbour, there.shape[-1]))]
         logits = keep_parts(carry_over(here, memory, neighbour.logits.shape[-1]), neighbour.mask)

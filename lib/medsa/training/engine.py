@@ -23,8 +23,8 @@ from medsa.training.augment import Augmenter
 from medsa.training.checkpoint import Averages, load_state, pack, save_state, unpack
 from medsa.training.embeddings import EmbeddingStore
 from medsa.training.history import History, Row
-from medsa.training.interaction import Decoder, Protocolled, Training, interact
-from medsa.training.items import Grid, Item, evenly
+from medsa.training.interaction import Decoder, Protocolled, Training, follow, interact
+from medsa.training.items import TRAIL, Grid, Item, evenly
 from medsa.training.losses import cost, dice
 from medsa.training.settings import Settings, rate_at
 
@@ -189,7 +189,11 @@ class Run:
         step = engine.state.iteration - 1
         rng = np.random.default_rng((self.seed, step))
         coarse = self.coarse is not None and self._progress() < self.settings.coarse
-        items, embedding = self._embedded(self._batch(step, rng), rng, coarse)
+        groups = self._batch(step, rng)
+        followed = [item for group in groups for item in group if item.trail]
+        if followed and rng.random() < self.settings.follow:
+            return self._done(step, *self._follow(followed, rng, coarse))
+        items, embedding = self._embedded(groups, rng, coarse)
         decoder = self.coarse if self.coarse is not None and coarse else self.decoder
         leaf = embedding.detach().requires_grad_(embedding.requires_grad)
         total, rounds = 0.0, 0
@@ -203,6 +207,34 @@ class Run:
                 total, rounds = total + float(priced.loss.detach()), rounds + 1
         if leaf.grad is not None:
             embedding.backward(leaf.grad)
+        return self._done(step, total, rounds)
+
+    def _follow(self, items: Sequence[Item], rng: np.random.Generator, coarse: bool) -> tuple[float, int]:
+        """Backward from each slice of the items' trails; the sum of their losses and how many there were.
+
+        The encoder learns nothing from it.
+        """
+        items = [item.coarser() for item in items] if coarse else items
+        decoder = self.coarse if self.coarse is not None and coarse else self.decoder
+        annotator = Training(self.settings.prompts, rng) if rng.random() < 0.5 else None
+        length, total, rounds = int(rng.integers(2, TRAIL + 1)), 0.0, 0
+
+        def embedded(of: Sequence[Item]) -> Tensor:
+            with torch.no_grad():
+                return self._embeddings([[item] for item in of], coarse)
+
+        with self._precision():
+            for beside, answer in follow(decoder, embedded, items, length, annotator):
+                truth, valid = _targets(beside, answer.logits)
+                with torch.autocast(truth.device.type, enabled=False):
+                    priced = cost(answer.logits, answer.scores, truth, valid, self.settings.loss)
+                if priced.loss.requires_grad:
+                    (priced.loss / (length * self.settings.accumulate)).backward()
+                total, rounds = total + float(priced.loss.detach()), rounds + 1
+        return total, max(1, rounds)
+
+    def _done(self, step: int, total: float, rounds: int) -> float:
+        """The mean loss of a step of so many rounds, after which the optimizer has moved if it is due."""
         if (step + 1) % self.settings.accumulate == 0:
             self._move()
         self.state.step = step + 1
@@ -249,17 +281,17 @@ class Run:
         if self.augmenter is not None and learning:
             groups = [self.augmenter(group, rng) for group in groups]
         items = [item for group in groups for item in group]
-        if self.store is not None:
-            embedding = torch.cat([self.store.get(item.picture) for item in items]).to(self.model.dense_pe)
-            embedding = F.avg_pool2d(embedding, 2) if coarse else embedding
-        else:
-            depth = len(items[0].picture.pixels)
-            together = depth > 1 and learning and bool(rng.random() < self.settings.neighbours)
-            embedding = self._encoded(groups, together, coarse)
+        slabs = self.store is None and len(items[0].picture.pixels) > 1
+        together = slabs and learning and bool(rng.random() < self.settings.neighbours)
+        embedding = self._embeddings(groups, coarse, together)
         return [item.coarser() for item in items] if coarse else items, embedding
 
-    def _encoded(self, groups: Sequence[list[Item]], together: bool, coarse: bool) -> Tensor:
+    def _embeddings(self, groups: Sequence[Sequence[Item]], coarse: bool, together: bool = False) -> Tensor:
         """Embeddings of the items of each group, which share a picture: its slab's `together`, or not."""
+        if self.store is not None:
+            pictures = [item.picture for group in groups for item in group]
+            known = torch.cat([self.store.get(picture) for picture in pictures]).to(self.model.dense_pe)
+            return F.avg_pool2d(known, 2) if coarse else known
         embeddings = []
         for group in groups:
             at = sorted({item.at for item in group})

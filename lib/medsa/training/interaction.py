@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medsa.adapters.inject import AdaptedSam
 from medsa.prompts.annotator import Clicks, first_clicks, next_clicks, tight_boxes
@@ -21,7 +22,7 @@ from medsa.prompts.mixture import (
     mixed_first_clicks,
     mixed_next_clicks,
 )
-from medsa.segmenter.corrections import cell_of, correct
+from medsa.segmenter.corrections import CONFIDENT, cell_of, correct
 from medsa.segmenter.session import SlicePrompt
 from medsa.segmenter.slices import keep_parts
 from medsa.training.items import Item
@@ -151,6 +152,57 @@ def interact(
         before = answers[:, None].to(embedding) if annotator.sees_mask() else None
 
 
+def follow(
+    decoder: Decoder,
+    embedded: Callable[[Sequence[Item]], Tensor],
+    items: Sequence[Item],
+    length: int,
+    annotator: Annotator | None,
+) -> Iterator[tuple[Sequence[Item], Round]]:
+    """Along the trails of `items`, slice by slice: the neighbours' items, and the answers to them.
+
+    Each slice is asked for with the answer to the one before alone, as the runtime follows an object; the
+    first with a clicked answer, or without an `annotator` with the object itself. At most `length` slices; an
+    item whose answer is empty or whose trail is at its end is followed no further. `embedded(items)`
+    (N, C, h, w).
+    """
+    going, answers = list(items), _begun(decoder, embedded, items, annotator)
+    for place in range(length):
+        kept = [n for n, item in enumerate(going) if place < len(item.trail) and bool((answers[n] > 0).any())]
+        if not kept:
+            return
+        going, before = [going[n] for n in kept], answers[kept]
+        beside = [item.trail[place] for item in going]
+        embedding = embedded(beside)
+        logits, scores = decoder(embedding, None, None, None, before[:, None].to(embedding), False)
+        answers = _unpadded(logits.detach()[:, 0], beside)
+        yield beside, Round(logits, scores, scores.detach().argmax(dim=1), (answers > 0).numpy())
+
+
+def _begun(
+    decoder: Decoder,
+    embedded: Callable[[Sequence[Item]], Tensor],
+    items: Sequence[Item],
+    annotator: Annotator | None,
+) -> Tensor:
+    """(N, c, c) what an object is followed from: logits of a clicked answer, or of the truth."""
+    truth = np.stack([item.mask for item in items])
+    if annotator is None:
+        shares = F.avg_pool2d(torch.from_numpy(truth).float()[:, None], 3, 1, 1)[:, 0]
+        return _unpadded(CONFIDENT * (2 * shares - 1), items)
+    with torch.no_grad():
+        prompts = _Prompts(items, embedding := embedded(items))
+        prompts.click(annotator.first(truth))
+        logits, scores = decoder(embedding, *prompts.tensors(), None, decoder.model.multimask)
+        return prompts.served(logits[torch.arange(len(items)), scores.argmax(dim=1)])
+
+
+def _unpadded(logits: Tensor, items: Sequence[Item]) -> Tensor:
+    """Logits (N, c, c) without what lies in the padding; float16 on the CPU."""
+    alone = zip(logits.float().cpu(), items, strict=True)
+    return torch.stack([item.picture.frame.unpadded(answer) for answer, item in alone]).half()
+
+
 class _Prompts:
     """What was asked so far of N items: points (x, y) and boxes in model pixels."""
 
@@ -190,10 +242,8 @@ class _Prompts:
 
     def served(self, logits: Tensor) -> Tensor:
         """What the runtime makes of logits (N, c, c): clicks obeyed, other parts gone; float16."""
-        answers = logits.float().cpu()
+        answers = _unpadded(logits, self.items).float()
         for n, item in enumerate(self.items):
-            rows, columns = item.extent
-            answers[n, rows:] = answers[n, :, columns:] = -20.0
             answers[n] = self._settled(answers[n], item, self.points[n])
         return answers.half()
 

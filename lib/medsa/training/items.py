@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -24,6 +24,10 @@ T = TypeVar("T")
 
 SMALLEST = 6
 """Cells of the logits' grid below which an object is too small to be asked for."""
+TRAIL = 5
+"""Slices of a trail at most."""
+BEYOND = 2
+"""Slices beyond an object's end that are looked at, to learn that it has ended."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ class Item:
 
     `packed` is its mask on the model's square at the logits' resolution, `side` cells a side, in bits; it may
     be empty. `around` is then the mask of the neighbouring slice, whose box is the prompt, as the runtime
-    asks when it follows an object to its end. `study` is a hash.
+    asks when it follows an object to its end. `trail` are the next slices in one direction, the object's
+    last ones and some beyond it, as far as they are at hand: to learn to follow it. `study` is a hash.
     """
 
     picture: Picture
@@ -91,6 +96,7 @@ class Item:
     study: str
     around: NDArray[np.uint8] | None = None
     at: int = 0
+    trail: tuple[Item, ...] = ()
 
     @classmethod
     def of(
@@ -113,7 +119,8 @@ class Item:
     def coarser(self) -> Item:
         """The same on a grid of half as many cells a side."""
         around = None if self.around is None else _halved(self.prompted)
-        return Item.of(self.picture, _halved(self.mask), self.label, self.study, around, self.at)
+        item = Item.of(self.picture, _halved(self.mask), self.label, self.study, around, self.at)
+        return replace(item, trail=tuple(part.coarser() for part in self.trail))
 
     @property
     def colours(self) -> Tensor:
@@ -123,8 +130,7 @@ class Item:
     @property
     def extent(self) -> tuple[int, int]:
         """(rows, columns) of cells that hold the slice; the others are padding."""
-        frame, cell = self.picture.frame, self.picture.frame.size / self.side
-        return max(1, round(frame.rows / cell)), max(1, round(frame.columns / cell))
+        return self.picture.frame.extent(self.side)
 
     def _unpacked(self, bits: NDArray[np.uint8]) -> Mask:
         return np.unpackbits(bits, count=self.side**2).reshape(self.side, self.side).astype(bool)
@@ -172,13 +178,15 @@ def items_of(
     *,
     most: int | None = None,
     empty: bool = False,
+    run: int = 1,
     window: Window | None = None,
 ) -> list[Item]:
     """The items of one study: each label of `names` on each slice that holds it, `most` of them a label.
 
     `mask` (I, J, K) label values. Slices are taken at even steps, from a place that depends on the
-    study, and in slabs all of those in them. `empty` adds items without an object: the slices beside an
-    object's first and last one. Objects below `SMALLEST` are left out.
+    study, and in slabs all of those in them; with a `run` above 1 so many neighbours at a time, which may lie
+    beyond an object's ends and then are only the trail of others. `empty` adds items without an object: the
+    slices beside an object's first and last one. Objects below `SMALLEST` are left out.
     """
     orientation = Orientation.of(volume)
     mask, pictures = orientation.seen(mask), Pictures(orientation.volume(volume), grid, window)
@@ -186,14 +194,44 @@ def items_of(
     for value, name in sorted(names.items()):
         truth = mask == value
         held = np.flatnonzero(truth.any(axis=(0, 1)))
-        for k in _spread(held, None if most is None else -(-most // grid.depth), study):
-            for at, place in enumerate(pictures.slices(k)):
-                if place in held:
-                    small = pictures.frame.mask_to_model(truth[:, :, place], grid.cells)
-                    if small.sum() >= SMALLEST:
-                        found.append(Item.of(pictures.around(k), small, name, study, at=at))
+        if grid.depth > 1:
+            slabs = [
+                [(pictures.around(k), at, place) for at, place in enumerate(pictures.slices(k))]
+                for k in _spread(held, None if most is None else -(-most // grid.depth), study)
+            ]
+        elif run > 1:
+            slabs = [
+                [(pictures.around(k), 0, k) for k in together]
+                for together in runs_of(held, volume.shape[2], most, run, study)
+            ]
+        else:
+            slabs = [[(pictures.around(k), 0, k)] for k in _spread(held, most, study)]
+        for slab in slabs:
+            found += _of_slab(slab, truth, pictures, name, study, trails=run > 1)
         if len(held) and empty:
             found += _absent(pictures, truth, held, name, study)
+    return found
+
+
+def _of_slab(
+    slab: Sequence[tuple[Picture, int, int]],
+    truth: Mask,
+    pictures: Pictures,
+    name: str,
+    study: str,
+    *,
+    trails: bool,
+) -> list[Item]:
+    """The items of neighbouring slices (picture, place in it, k), each with the longer of its two trails."""
+    cells, count = pictures.grid.cells, truth.shape[2]
+    masks = {k: pictures.frame.mask_to_model(truth[:, :, k], cells) for _, _, k in slab if 0 <= k < count}
+    items = [Item.of(picture, masks[k], name, study, at=at) for picture, at, k in slab if k in masks]
+    found = []
+    for n, item in enumerate(items):
+        if item.mask.sum() >= SMALLEST:
+            onwards, back = items[n + 1 :][:TRAIL], items[:n][::-1][:TRAIL]
+            longer = onwards if len(onwards) >= len(back) else back
+            found.append(replace(item, trail=tuple(longer)) if trails else item)
     return found
 
 
@@ -237,6 +275,19 @@ def _spread(held: NDArray[np.intp], most: int | None, study: str) -> list[int]:
     begin = int.from_bytes(hashlib.blake2b(study.encode(), digest_size=4).digest()) / 2**32
     steps = ((np.arange(most) + begin) * len(held) / most).astype(int)
     return [int(k) for k in held[steps]]
+
+
+def runs_of(held: NDArray[np.intp], slices: int, most: int | None, run: int, study: str) -> list[list[int]]:
+    """About `most` slices in runs of `run` neighbours, of those that hold the object and some beyond it."""
+    if not len(held):
+        return []
+    first, last = max(0, int(held[0]) - BEYOND), min(slices - 1, int(held[-1]) + BEYOND)
+    span = np.arange(first, last + 1)
+    if most is None or len(span) <= most:
+        return [span.tolist()]
+    starts = _spread(span[: len(span) - run + 1], max(1, most // run), study)
+    chosen = np.unique([k for start in starts for k in range(start, start + run)])
+    return [part.tolist() for part in np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1)]
 
 
 def labels_of(items: Iterable[Item]) -> tuple[str, ...]:

@@ -61,6 +61,10 @@ class Settings(BaseModel):
         le=1,
         description="steps of a method for slabs in which it sees the slab, not single slices",
     )
+    run: int = Field(6, gt=0, description="neighbouring slices that are taken together from a volume")
+    follow: float = Field(
+        0.0, ge=0, le=1, description="steps on volumes in which an object is followed through its slices"
+    )
     precision: Literal["auto", "full"] = "auto"
 
 

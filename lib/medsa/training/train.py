@@ -18,6 +18,7 @@ from medsa.errors import BadInputError, CancelledError, ConfigurationError
 from medsa.evaluation.protocol import Case, mean, measure
 from medsa.files import write_atomically
 from medsa.sam import Sam
+from medsa.sam.backbone import PromptKind
 from medsa.segmenter import Segmenter
 from medsa.training.engine import CHECKPOINT, Length, Progress, Run, grid_of
 from medsa.training.items import Item, evenly, items_of, labels_of, with_few_empty
@@ -127,16 +128,24 @@ def _train(
     model = _model(sam, request.method, start)
     prepare(folder, request, model.method, resume)
     sides: dict[str, list[Item]] = {"training": [], "validation": []}
-    studies = [*(("training", case) for case in training), *(("validation", case) for case in validation)]
-    most = _slices(training, request, model)
+    shuffled = [training[n] for n in np.random.default_rng(request.seed).permutation(len(training))]
+    studies = [*(("training", case) for case in shuffled), *(("validation", case) for case in validation)]
+    most, room = _slices(training, request, model)
     for done, (side, case) in enumerate(studies, start=1):
         if stop():
             raise CancelledError("stopped while reading")
-        sides[side] += _items(sam, case, request, model.method.depth, most)
         told("reading", done / len(studies))
+        if side == "validation":
+            sides[side] += _items(sam, case, request, model.method.depth, most, 1)
+        elif room > 0:
+            found = _items(sam, case, request, model.method.depth, most, _run(request))
+            room -= len({id(part.picture) for item in found for part in (item, *item.trail)})
+            sides[side] += found
     if not sides["training"]:
         raise BadInputError("nothing to learn: no training study holds one of the labels")
     learnt = with_few_empty(sides["training"], request.settings.empty)
+    if _run(request) > 1 and any(item.trail for item in learnt):
+        model.trained_prompts = (*dict.fromkeys((*model.trained_prompts, "neighbour")),)
 
     def heard(now: Progress) -> None:
         report(now)
@@ -180,7 +189,9 @@ def _model(sam: Sam, method: str | Method | None, start: Path | None) -> Adapted
         if method is not None and named != model.method.name:
             model = adapt(sam, method, onto=model)
     _refuse_what_cannot_learn(model)
-    model.trained_prompts, model.multimask = ("point", "box", "mask"), True
+    known: tuple[PromptKind, ...] = ("point", "box", "mask")
+    model.trained_prompts = (*known, "neighbour") if "neighbour" in model.trained_prompts else known
+    model.multimask = True
     return model.to(sam.dense_pe.device).eval()
 
 
@@ -222,19 +233,28 @@ def prepare(folder: Path, request: Request, method: Method, resume: bool) -> Non
         raise ConfigurationError(f"the run in '{folder}' was started with other {' and '.join(changed)}")
 
 
-def _slices(training: Sequence[Case], request: Request, model: AdaptedSam) -> int:
-    """Slices of each label of a study: as the settings say, but no more embeddings than they allow."""
+def _slices(training: Sequence[Case], request: Request, model: AdaptedSam) -> tuple[int, float]:
+    """Slices of each label of a study, and pictures of all of them: no more than may be embedded.
+
+    Where objects are followed it is at least a run of neighbours, of fewer studies.
+    """
     if model.changes_encoder or not training:
-        return request.settings.slices
-    labels = max(1, len(request.labels))
-    return max(1, min(request.settings.slices, request.settings.pictures // (labels * len(training))))
+        return request.settings.slices, float("inf")
+    pictures, labels = request.settings.pictures, max(1, len(request.labels))
+    most = min(request.settings.slices, pictures // (labels * len(training)))
+    return max(1, _run(request), most), pictures
 
 
-def _items(sam: Sam, case: Case, request: Request, depth: int, most: int) -> list[Item]:
+def _run(request: Request) -> int:
+    """Neighbouring slices that are taken together; 1 where nothing is followed."""
+    return request.settings.run if request.settings.follow else 1
+
+
+def _items(sam: Sam, case: Case, request: Request, depth: int, most: int, run: int) -> list[Item]:
     volume, mask, names = case.read()
     return items_of(
         volume, np.asarray(mask), request.labels or names, grid_of(sam, depth), case.id,
-        most=most, empty=request.settings.empty > 0, window=choose_window(volume, request.window),
+        most=most, empty=request.settings.empty > 0, run=run, window=choose_window(volume, request.window),
     )  # fmt: skip
 
 

@@ -6,14 +6,16 @@ from tests.unit.adapters.conftest import one_thread, small_sam
 
 from medsa.adapters.inject import adapt
 from medsa.adapters.method import Method
+from medsa.data.geometry import LPS_TO_RAS
 from medsa.data.volume import Volume
 from medsa.evaluation.overlap import dice
 from medsa.prompts.annotator import first_click, next_click
 from medsa.prompts.mixture import Interaction, PromptMixture
 from medsa.prompts.prompt import Prompt
 from medsa.segmenter import Segmenter, Session
+from medsa.segmenter.slices import keep_parts
 from medsa.training.engine import grid_of
-from medsa.training.interaction import Decoder, Protocolled, Training, interact
+from medsa.training.interaction import Decoder, Protocolled, Training, follow, interact
 from medsa.training.items import items_of
 
 __all__ = ["one_thread"]
@@ -25,7 +27,7 @@ def ball(shape: tuple[int, int, int] = (48, 48, 1)) -> tuple[Volume, np.ndarray]
     i, j, _ = np.mgrid[: shape[0], : shape[1], : shape[2]]
     mask = ((i - 20) ** 2 + (j - 17) ** 2 < 90).astype(np.uint8)
     noise = np.random.default_rng(0).normal(0, 8, shape)
-    return Volume(np.asfortranarray(30 + 120 * mask + noise, np.float32), np.eye(4), "MR"), mask
+    return Volume(np.asfortranarray(30 + 120 * mask + noise, np.float32), LPS_TO_RAS, "MR"), mask
 
 
 def model():
@@ -99,3 +101,53 @@ def test_an_absent_object_is_asked_for_with_its_neighbours_box() -> None:
     with torch.no_grad():
         rounds = list(interact(Decoder(taught), embedding, [absent], Interaction("box", 1), Protocolled()))
     assert rounds[0].logits.shape[1] == 1
+
+
+def test_an_object_is_followed_in_training_as_the_runtime_follows_it(monkeypatch) -> None:
+    monkeypatch.setattr("medsa.segmenter.volumes.GOES_ON", -np.inf)
+    taught, (volume, mask) = model(), ball((48, 40, 5))
+    taught.trained_prompts = (*taught.trained_prompts, "neighbour")
+    items = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s", run=3)
+    first = items[0]
+    assert len(first.trail) == 4
+
+    def embedded(of):
+        return torch.cat([taught.encode(item.picture.image(taught.base.config)) for item in of])
+
+    with torch.no_grad():
+        rounds = list(follow(Decoder(taught), embedded, [first], 4, Protocolled()))
+    click = first_click(mask[:, :, 0].astype(bool).T).index
+    prompt = Prompt(foreground=[[click[1], click[0], 0]])
+    served = Segmenter(taught).segment_volume(volume, prompt).mask != 0
+    assert 1 < len(rounds) <= 4
+    for k, (beside, answer) in enumerate(rounds, start=1):
+        assert beside[0] is first.trail[k - 1]
+        shown = answer.shown[0][:40]
+        kept = keep_parts(torch.from_numpy(np.where(shown, 1.0, -1.0)), served[:, :, k - 1].T) > 0
+        assert dice(served[:, :, k], kept.numpy().T) > 0.97
+        if not (shown == kept.numpy()).all():
+            break  # training goes on with all parts, and so elsewhere
+
+
+def test_what_is_followed_ends_with_its_trail_and_when_nothing_is_left_of_it() -> None:
+    taught, (volume, mask) = model(), ball((48, 40, 5))
+    items = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s", run=3)
+
+    class Answers:
+        """A decoder that finds the object on all slices, or on none."""
+
+        model = taught
+
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def __call__(self, embedding, points, labels, boxes, masks, multimask):
+            assert points is boxes is None
+            return torch.full((len(embedding), 1, 48, 48), self.value), torch.ones(len(embedding), 1)
+
+    def embedded(of):
+        return torch.zeros(len(of), 1, 1, 1)
+
+    seen = [len(beside) for beside, _ in follow(Answers(1.0), embedded, items, 5, None)]
+    assert seen == [sum(len(item.trail) > place for item in items) for place in range(4)]
+    assert [len(beside) for beside, _ in follow(Answers(-1.0), embedded, items, 5, None)] == [5]

@@ -7,13 +7,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.adapters.conftest import one_thread, small_sam
 
+from medsa.data.geometry import LPS_TO_RAS
 from medsa.data.model_input import Frame, slice_input
 from medsa.data.volume import Volume
 from medsa.data.window import choose_window
 from medsa.training.augment import Augmentation, Augmenter
 from medsa.training.embeddings import EmbeddingStore
 from medsa.training.engine import grid_of
-from medsa.training.items import Item, Picture, Pictures, items_of, with_few_empty
+from medsa.training.items import (
+    BEYOND,
+    TRAIL,
+    Item,
+    Picture,
+    Pictures,
+    items_of,
+    runs_of,
+    with_few_empty,
+)
 
 __all__ = ["one_thread"]
 
@@ -27,7 +37,7 @@ def study(colour: bool = False) -> tuple[Volume, np.ndarray]:
     voxels = rng.integers(0, 200, (60, 40, 9, 3) if colour else (60, 40, 9)).astype(
         np.uint8 if colour else np.float32
     )
-    return Volume(np.asfortranarray(voxels), np.eye(4), "MR"), mask
+    return Volume(np.asfortranarray(voxels), LPS_TO_RAS, "MR"), mask
 
 
 @pytest.mark.parametrize("colour", [False, True])
@@ -175,3 +185,40 @@ def test_a_slice_of_each_of_many_studies_is_now_one_at_the_end_and_now_in_the_mi
     whole = {item.picture.digest for item in items_of(volume, mask, {1: "one"}, grid, "s")}
     one_each = [items_of(volume, mask, {1: "one"}, grid, f"s{n}", most=1) for n in range(40)]
     assert {items[0].picture.digest for items in one_each} == whole
+
+
+def test_runs_of_neighbours_give_each_item_a_trail_that_leads_beyond_the_objects_end() -> None:
+    volume, mask = study()
+    grid = grid_of(small_sam("tiny_vit"))
+    frame = Frame.of(volume, grid.backbone, grid.size)
+    whole = items_of(volume, mask, {1: "one"}, grid, "study", run=3)
+    assert len(whole) == 5  # slices 2 to 6 hold it; 0, 1, 7 and 8 lie beyond
+    for n, item in enumerate(whole):
+        ways = [list(range(3 + n, 9)), list(range(1 + n, -1, -1))]
+        expected = max(ways, key=len)[:TRAIL]
+        assert len(item.trail) == len(expected)
+        for part, k in zip(item.trail, expected, strict=True):
+            assert (part.mask == frame.mask_to_model(mask[:, :, k] == 1, grid.cells)).all()
+            assert part.picture.digest == Pictures(volume, grid).around(k).digest
+        assert [half.side for half in item.coarser().trail] == [grid.cells // 2] * len(expected)
+    assert not whole[2].trail[-1].mask.any()
+    pictures = {id(part.picture) for item in whole for part in (item, *item.trail)}
+    assert len(pictures) == 9
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    first=st.integers(0, 20), held=st.integers(1, 30), most=st.integers(1, 40), run=st.integers(2, 8),
+    study=st.text(max_size=4),
+)  # fmt: skip
+def test_runs_lie_in_the_volume_near_the_object_and_are_no_more_than_wanted(
+    first: int, held: int, most: int, run: int, study: str
+) -> None:
+    runs = runs_of(np.arange(first, first + held), 40 + first, max(run, most), run, study)
+    chosen = [k for part in runs for k in part]
+    assert chosen == sorted(set(chosen))
+    assert max(0, first - BEYOND) <= chosen[0]
+    assert chosen[-1] <= min(39 + first, first + held - 1 + BEYOND)
+    assert len(chosen) <= max(run, most)
+    assert all(np.diff(part).tolist() == [1] * (len(part) - 1) for part in runs)
+    assert any(len(part) > 1 for part in runs) or first + held == 1
