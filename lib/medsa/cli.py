@@ -8,7 +8,16 @@ import sys
 from collections.abc import Sequence
 
 import medsa
-from medsa import cli_annotate, cli_evaluate, cli_methods, cli_retrain, cli_segment, cli_train, cli_versions
+from medsa import (
+    cli_annotate,
+    cli_compare,
+    cli_evaluate,
+    cli_methods,
+    cli_retrain,
+    cli_segment,
+    cli_train,
+    cli_versions,
+)
 from medsa.cli_interrupt import ctrl_c_is_never_lost
 from medsa.cli_table import print_table
 from medsa.errors import MedsaError
@@ -50,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     cli_retrain.add(commands)
     cli_train.add(commands)
     cli_evaluate.add(commands)
+    cli_compare.add(commands)
     cli_versions.add(commands)
     backbones = commands.add_parser(
         "backbones",

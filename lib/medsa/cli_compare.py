@@ -1,0 +1,151 @@
+"""`medsa compare`: methods side by side, trained and asked alike, in one report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsa.errors import BadInputError, CancelledError
+
+if TYPE_CHECKING:
+    from medsa.comparison.figures import Figures
+    from medsa.comparison.plan import Plan
+
+COMPARE = """\
+Train and measure several methods under one budget, on the same patients, and write one report.
+
+CONFIG says which methods, how long each may train, what is asked, and what a paper found; configs/experiments
+holds the protocols of the papers. Everything is kept in DIR: the same command goes on where it was stopped.
+The report is DIR/report.md, .json and .html; the page shows slices of patients: do not give it on, or make it
+with --no-overlays.
+"""
+
+EXAMPLES = """\
+examples:
+  medsa compare configs/experiments/methods.yaml --data hippocampus/ --minutes 10 --output runs/methods
+  medsa compare configs/experiments/med_sa_table1.yaml --data BTCV/ --backbone lite_medsam --output runs/btcv
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `compare`."""
+    compare = commands.add_parser(
+        "compare",
+        help="train and measure methods side by side, in one report",
+        description=COMPARE,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.set_defaults(run=_compare)
+    compare.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
+    compare.add_argument("--data", type=Path, required=True, metavar="DIR", help="as for `medsa train`")
+    compare.add_argument("--output", type=Path, required=True, metavar="DIR", help="for all that is kept")
+    compare.add_argument("--no-overlays", action="store_true", help="no slice of a patient in the page")
+    other = compare.add_argument_group("instead of what CONFIG says")
+    other.add_argument("--backbone", metavar="NAME", help="for all, see `medsa backbones`")
+    other.add_argument("--labels", metavar="A,B", help="names or values of the labels")
+    other.add_argument("--settings", metavar="NAME", help="a file of configs/training")
+    other.add_argument("--cases", type=int, metavar="N", help="held-out cases that are measured, at most")
+    length = other.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="M", help="of training for each")
+    length.add_argument("--steps", type=int, metavar="N", help="of training for each")
+    length.add_argument("--epochs", type=int, metavar="N", help="of training for each")
+    compare.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from medsa.comparison.plan import read_plan
+
+    plan = _changed(read_plan(args.config), args)
+    if args.output.exists() and not args.output.is_dir():
+        raise BadInputError(f"'{args.output}' is a file: --output names a folder")
+    if not args.output.absolute().parent.is_dir():
+        raise BadInputError(f"there is no folder '{args.output.parent}' to make '{args.output.name}' in")
+
+    from medsa.cli_train import bars, interruptible
+    from medsa.comparison.compare import Comparison
+    from medsa.comparison.figures import figures_of
+    from medsa.comparison.overlays import overlays
+    from medsa.comparison.plots import plots
+    from medsa.config import Options
+    from medsa.sam import load_sam
+    from medsa.training.allocator import keep_freed_memory
+
+    options = Options.from_conf({"backbone": plan.backbone, "device": args.device})
+    data = _data(plan, args)
+    print(f"{len(data.training)} studies train, {len(data.held)} are held out", flush=True)
+    keep_freed_memory()
+    with interruptible() as stop, bars() as bar:
+        comparison = Comparison(
+            plan, data, args.output, device=options.device, load=load_sam,
+            told=lambda who, what, part: bar.told(f"{who}: {what}", part), report=bar.report, stop=stop,
+        )  # fmt: skip
+        try:
+            results = comparison.go()
+        except CancelledError:
+            print("medsa: stopped; the same command goes on where it was", flush=True)
+            raise KeyboardInterrupt from None
+        figures = figures_of(comparison, results)
+        pictures = plots(figures)
+        if not args.no_overlays:
+            pictures["Best, median and worst (labels green, answers magenta)"] = overlays(comparison, results)
+    _write(args.output, figures, pictures)
+
+
+def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
+    """The plan with what the command line says instead."""
+    from medsa.comparison.plan import plan_of
+
+    content: dict[str, Any] = plan.model_dump(mode="json")
+    for name in ("minutes", "steps", "epochs"):
+        if (value := getattr(args, name)) is not None:
+            content["budget"] = {name: value}
+    if args.backbone is not None:
+        content["backbone"] = args.backbone
+        for entrant in content["entrants"]:
+            entrant["backbone"] = None
+    if args.settings is not None:
+        content["settings"] = args.settings
+    if args.labels is not None:
+        content["labels"] = [name for name in args.labels.split(",") if name]
+    if args.cases is not None:
+        content["asked"]["cases"] = args.cases
+    return plan_of(content, args.config.name)
+
+
+def _data(plan: Plan, args: argparse.Namespace) -> Any:
+    from medsa.comparison.compare import Data
+    from medsa.training.cases import Nameless, read_cases, wanted
+    from medsa.training.splits import Splits
+
+    cases = read_cases(args.data)
+    labels = wanted(cases, [str(label) for label in plan.labels])
+    args.output.mkdir(mode=0o700, exist_ok=True)
+    splits = Splits(args.output / "splits.json", plan.share)
+    sides = splits.assign(case.patient for case in cases)
+    found: dict[str, list[Nameless]] = {"training": [], "validation": []}
+    for case in cases:
+        nameless = Nameless(splits.hashed(case.id), splits.hashed(case.patient), case.read)
+        found[sides[case.patient]].append(nameless)
+    if not all(found.values()):
+        raise BadInputError("a comparison needs two patients at least: one to learn from, one held out")
+    return Data(found["training"], found["validation"], labels)
+
+
+def _write(output: Path, figures: Figures, pictures: dict[str, bytes]) -> None:
+    from medsa.cli_table import print_table
+    from medsa.comparison.report import as_markdown, as_page, tables
+    from medsa.files import write_atomically
+
+    for name, content in (
+        ("report.json", json.dumps(figures, indent=1)),
+        ("report.md", as_markdown(figures)),
+        ("report.html", as_page(figures, pictures)),
+    ):
+        write_atomically(output / name, content.encode())
+    dice = tables(figures)[0]
+    print(dice.title)
+    print_table([dict(zip(dice.head, row, strict=True)) for row in dice.rows])
+    print(f"wrote {output / 'report.md'}, .json and .html")

@@ -1,0 +1,1 @@
+"""Methods side by side: trained and asked alike under one budget, in one report."""

@@ -1,0 +1,235 @@
+"""A plan carried out: each entrant trained and asked alike; what is done is kept when it is stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medsa.adapters.inject import AdaptedSam, adapt
+from medsa.adapters.state import load_adapter, starter_adapter
+from medsa.comparison.plan import UNET, Entrant, Plan
+from medsa.comparison.unasked import evaluate_unasked
+from medsa.comparison.unet import UNet, load_unet, train_unet
+from medsa.errors import BadInputError, CancelledError
+from medsa.evaluation.evaluate import Entry, Wanted, evaluate
+from medsa.evaluation.protocol import Case
+from medsa.files import write_atomically
+from medsa.sam import Sam, load_sam
+from medsa.segmenter import Segmenter
+from medsa.segmenter.classes import PromptlessSam
+from medsa.training.classes import promptless, train_classes
+from medsa.training.engine import CHECKPOINT, Progress
+from medsa.training.items import evenly
+from medsa.training.settings import Settings, read_settings
+from medsa.training.train import CANDIDATE, DECODER, Request, Trained, train
+
+PLAN, TRAINED, RECORD, RESULT, WARM = "plan.json", "trained.json", "record", "result.json", "warm-start"
+
+Told = Callable[[str, str, float], None]
+"""Told of whom (an entrant's name) what is being done ("training", ...), and which part (0..1) is done."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Cases with hashed ids: those that train, those that are `held` out, and the labels by value."""
+
+    training: Sequence[Case]
+    held: Sequence[Case]
+    labels: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of an entrant under one seed: `counts` as `AdaptedSam.counts`, and all entries."""
+
+    entrant: Entrant
+    seed: int
+    steps: int
+    seconds: float
+    counts: Mapping[str, Any]
+    entries: Sequence[Entry]
+
+
+class Comparison:
+    """A plan on data, in a folder of its own (0700).
+
+    `stop` is asked often, and then `CancelledError` raised; the same comparison goes on where it was. Raises
+    `BadInputError` for a folder that holds another comparison, and what training and evaluation raise.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        data: Data,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        load: Callable[..., Sam] = load_sam,
+        told: Told = lambda _who, _what, _part: None,
+        report: Callable[[Progress], None] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.plan, self.data, self.folder, self.device = plan, data, folder, device
+        self.load, self.told, self.report, self.stop = load, told, report, stop
+        self.held = evenly(data.held, plan.asked.cases or len(data.held))
+        self._sams: dict[str, Sam] = {}
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._claim()
+
+    def go(self) -> list[Result]:
+        """The results of all entrants and seeds, in the plan's order."""
+        return [
+            self._result(entrant, seed) for entrant in self.plan.entrants for seed in range(self.plan.seeds)
+        ]
+
+    def sam(self, entrant: Entrant) -> Sam:
+        """The backbone of an entrant, loaded once; the one before it is let go."""
+        name = entrant.backbone or self.plan.backbone
+        if name not in self._sams:
+            self._sams = {name: self.load(name, device=self.device)}
+        return self._sams[name]
+
+    def segmenter(self, entrant: Entrant, seed: int) -> Segmenter:
+        """The trained entrant, ready for prompts."""
+        sam = self.sam(entrant)
+        folder = self._place(entrant, seed) / CANDIDATE if _learns(entrant) else self._start(entrant)
+        model: Sam | AdaptedSam = sam
+        if folder is not None:
+            model = load_adapter(sam, folder)
+        elif entrant.method != "sam":
+            model = adapt(sam, entrant.read()).to(sam.dense_pe.device).eval()
+        segmenter = Segmenter(model)
+        if sam.accelerated:
+            segmenter.accelerate()
+        return segmenter
+
+    def classifier(self, entrant: Entrant, seed: int) -> UNet | PromptlessSam:
+        """The trained entrant that takes no prompt."""
+        sam, folder = self.sam(entrant), self._place(entrant, seed) / CANDIDATE
+        return load_unet(sam, folder) if entrant.method == UNET else promptless(sam, folder)
+
+    def _claim(self) -> None:
+        """Write what is compared, or check that it is the same; entrants may be added or left out."""
+        said = self.plan.model_dump(mode="json", exclude={"entrants", "others", "title", "paper", "note"})
+        said["labels"] = {str(value): name for value, name in self.data.labels.items()}
+        said["cases"] = [sorted(case.id for case in side) for side in (self.data.training, self.data.held)]
+        path = self.folder / PLAN
+        if path.is_file() and (known := json.loads(path.read_text("utf-8"))) != said:
+            changed = " and ".join(sorted(name for name in said if known.get(name) != said[name]))
+            raise BadInputError(
+                f"'{self.folder}' holds a comparison with other {changed}: go on with the same, or choose "
+                "another --output"
+            )
+        write_atomically(path, json.dumps(said, indent=1).encode())
+
+    def _place(self, entrant: Entrant, seed: int) -> Path:
+        return self.folder / (entrant.slug if self.plan.seeds == 1 else f"{entrant.slug}-{seed}")
+
+    def _result(self, entrant: Entrant, seed: int) -> Result:
+        place = self._place(entrant, seed)
+        path, spec = place / RESULT, entrant.model_dump(mode="json", exclude={"paper"})
+        if path.is_file():
+            known = json.loads(path.read_text("utf-8"))
+            if known.pop("spec") != spec:
+                raise BadInputError(
+                    f"'{place.name}' was trained otherwise: give the entrant another name, or remove {place}"
+                )
+            return Result(entrant, seed, **known)
+        place.mkdir(mode=0o700, exist_ok=True)
+        done = self._trained(entrant, seed)
+        entries = self._evaluated(entrant, seed)
+        found = {**done, "counts": self._counts(entrant, seed), "entries": entries}
+        write_atomically(path, json.dumps({"spec": spec, **found}).encode())
+        (place / RECORD).unlink(missing_ok=True)
+        return Result(entrant, seed, **found)
+
+    def _trained(self, entrant: Entrant, seed: int) -> dict[str, Any]:
+        """Steps and seconds, once it is trained."""
+        if not _learns(entrant):
+            return {"steps": 0, "seconds": 0.0}
+        request = Request(
+            None if entrant.method == UNET else entrant.read(),
+            self.data.labels,
+            self.plan.length_of(entrant),
+            _settings(self.plan),
+            self._start(entrant),
+            seed,
+            measured=0,
+        )
+        return self._run(
+            entrant.name, _trainer(entrant), self.sam(entrant), self._place(entrant, seed), request
+        )
+
+    def _run(
+        self, who: str, trainer: Callable[..., Trained], sam: Sam, place: Path, request: Request
+    ) -> dict[str, Any]:
+        path = place / TRAINED
+        if not path.is_file():
+            begun = (place / CHECKPOINT).is_file() or (place / DECODER / CHECKPOINT).is_file()
+            done = trainer(
+                sam, self.data.training, (), place, request,
+                resume=begun, told=partial(self.told, who), report=self.report, stop=self.stop,
+            )  # fmt: skip
+            write_atomically(path, json.dumps({"steps": done.steps, "seconds": done.seconds}).encode())
+        return json.loads(path.read_text("utf-8"))
+
+    def _start(self, entrant: Entrant) -> Path | None:
+        """The version that an entrant begins with; the warm start is trained when it is first needed."""
+        plan, backbone = self.plan, entrant.backbone or self.plan.backbone
+        if entrant.promptless or entrant.start == "none" or entrant.method == "sam":
+            return None
+        base = starter_adapter(backbone) if "starter" in (entrant.start, plan.start) else None
+        if entrant.start == "starter" and base is None:
+            raise BadInputError(f"{entrant.name}: no starter adapter comes with {backbone}")
+        if entrant.start == "starter" or plan.warm_start is None:
+            return base
+        place = self.folder / (WARM if entrant.backbone is None else f"{WARM}-{backbone}")
+        request = Request(
+            plan.warm_start.method, self.data.labels, plan.warm_start.length, _settings(plan), base,
+            measured=0,
+        )  # fmt: skip
+        self._run("warm start", train, self.sam(entrant), place, request)
+        return place / CANDIDATE
+
+    def _evaluated(self, entrant: Entrant, seed: int) -> list[Entry]:
+        asked, record = self.plan.asked, self._place(entrant, seed) / RECORD
+
+        def progress(done: int, most: int) -> None:
+            if self.stop():
+                raise CancelledError("stopped while measuring; what was measured is kept")
+            self.told(entrant.name, "measuring", done / max(1, most))
+
+        slices = None if asked.volumes else asked.slices
+        wanted = Wanted(asked.protocol(), {"name": entrant.name}, asked.seeds, slices, self.data.labels)
+        if entrant.promptless:
+            classifier = self.classifier(entrant, seed)
+            return evaluate_unasked(classifier, self.held, wanted, record, progress)
+        segmenter = self.segmenter(entrant, seed)
+        model = {"backbone": segmenter.sam.config.name, "adapter": segmenter.sam.adapter_digest}
+        return evaluate(segmenter, self.held, replace(wanted, model=model), record, progress)
+
+    def _counts(self, entrant: Entrant, seed: int) -> dict[str, Any]:
+        if entrant.promptless:
+            known = self.classifier(entrant, seed)
+            return known.counts() if isinstance(known, UNet) else known.model.counts()
+        return adapt(self.sam(entrant), entrant.read()).counts()
+
+
+def _settings(plan: Plan) -> Settings:
+    """The plan's settings; with a warm start nobody teaches the decoder first once more."""
+    settings = read_settings(plan.settings)
+    return settings.model_copy(update={"decoder_first": 0.0}) if plan.warm_start else settings
+
+
+def _learns(entrant: Entrant) -> bool:
+    return entrant.train and entrant.method != "sam"
+
+
+def _trainer(entrant: Entrant) -> Callable[..., Trained]:
+    if entrant.method == UNET:
+        return train_unet
+    return train_classes if entrant.promptless else train

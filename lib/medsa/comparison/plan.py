@@ -1,0 +1,244 @@
+"""What is compared, as data (configs/experiments): entrants, a budget, a protocol, and a paper's figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from medsa.adapters.method import Method, read_method
+from medsa.config import config_names, explain
+from medsa.errors import ConfigurationError, NotFoundError
+from medsa.evaluation.asking import Protocol
+from medsa.training.engine import Length
+
+UNET = "unet"
+"""The method that is none of configs/methods: a U-Net from scratch."""
+UNASKED = "none"
+"""The prompt of those that take none."""
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Budget(_Data):
+    """How long each entrant is trained: `minutes` of training, `steps` or `epochs`, one of them."""
+
+    minutes: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    epochs: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if sum(value is not None for value in (self.minutes, self.steps, self.epochs)) != 1:
+            raise ValueError("give one of minutes, steps and epochs")
+        return self
+
+    @property
+    def length(self) -> Length:
+        """The same as the engines take it."""
+        return Length(self.epochs, self.minutes, self.steps)
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{value:g} {name}"
+            for name in ("minutes", "steps", "epochs")
+            if (value := getattr(self, name)) is not None
+        )
+
+
+class WarmStart(Budget):
+    """What is trained once, and what the others start from; a method of parts of the base alone."""
+
+    method: str = "decoder_prompt"
+
+    @model_validator(mode="after")
+    def _of_parts(self) -> WarmStart:
+        if not _known(self.method).only_parts:
+            raise ValueError(f"others cannot be placed on {self.method}: take decoder_prompt or decoder_only")
+        return self
+
+
+class Asked(_Data):
+    """The protocol of `medsa evaluate`, and of how many held-out `cases` at most (None: all)."""
+
+    prompts: str = "1,3,10,box,box0.75,box0.5"
+    seeds: int = Field(1, gt=0)
+    slices: int = Field(2, gt=0)
+    volumes: bool = False
+    deepest: bool = False
+    tolerance: float = Field(2.0, ge=0)
+    cases: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _understood(self) -> Asked:
+        self.protocol()
+        return self
+
+    def protocol(self) -> Protocol:
+        """As `medsa evaluate` takes it; raises `BadInputError` for an unknown prompt."""
+        return Protocol.of(self.prompts, deepest=self.deepest, tolerance=self.tolerance)
+
+
+def _measured(value: object) -> object:
+    return {"dice": value} if isinstance(value, int | float) else value
+
+
+Measured = Annotated[dict[Literal["dice", "iou", "hd95", "nsd"], float], BeforeValidator(_measured)]
+Figures = dict[str, dict[str, Measured]]
+"""prompt -> label (or "average") -> metric, where a number alone is Dice."""
+
+
+class Entrant(_Data):
+    """One line of the table: a method, and what is special about it here.
+
+    `method` is a name of configs/methods, or "unet"; `change` replaces fields of it, as they stand in its
+    file. `backbone` stands for the plan's. `start`: "warm" is the plan's warm start if it has one, else the
+    plan's `start`; those without prompts begin on the backbone. `train` false leaves it as it starts.
+    `paper` is what the paper says of it.
+    """
+
+    name: str = Field(pattern=r"^[^/\\]+$", max_length=60)
+    method: str
+    change: dict[str, Any] = Field(default_factory=dict)
+    backbone: str | None = None
+    start: Literal["warm", "starter", "none"] = "warm"
+    train: bool = True
+    paper: Figures = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        value = {"method": value} if isinstance(value, str) else dict(value)
+        return {"name": value.get("method"), **value}
+
+    @model_validator(mode="after")
+    def _there(self) -> Entrant:
+        if self.backbone is not None:
+            _backbone(self.backbone)
+        if self.method != UNET:
+            self.read()
+        elif self.change:
+            raise ValueError("a U-Net has nothing to change")
+        return self
+
+    @property
+    def promptless(self) -> bool:
+        """Whether it segments all classes at once, unasked."""
+        return self.method == UNET or not self.read().prompts
+
+    def read(self) -> Method:
+        """The method with its changes; raises `ValueError` for what is none."""
+        method = _known(self.method)
+        try:
+            return Method.model_validate(_merged(method.model_dump(), self.change))
+        except ValidationError as error:
+            raise ValueError(f"change: {explain(error)}") from None
+
+    @property
+    def slug(self) -> str:
+        """Its name as a folder's."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or "entrant"
+
+
+class Plan(_Data):
+    """A comparison. `data` names a data set (configs/datasets) that `--data` gives the folder of.
+
+    `labels` are names or values, none for all; a part `share` of the patients is held out. `seeds` are how
+    often each entrant is trained, `start` what they begin with. `others` are figures of a paper's methods
+    that are not run.
+    """
+
+    title: str
+    paper: str = ""
+    data: str = ""
+    labels: tuple[str | int, ...] = ()
+    share: float = Field(0.25, gt=0, lt=1)
+    backbone: str = "lite_medsam"
+    settings: str = "default"
+    start: Literal["starter", "none"] = "none"
+    budget: Budget
+    warm_start: WarmStart | None = None
+    seeds: int = Field(1, gt=0)
+    asked: Asked = Asked()
+    entrants: tuple[Entrant, ...] = Field(min_length=1)
+    others: dict[str, Figures] = Field(default_factory=dict)
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Plan:
+        _backbone(self.backbone)
+        if self.settings not in config_names("training"):
+            raise ValueError(f"unknown settings '{self.settings}'; choose one of: {_listed('training')}")
+        slugs = [entrant.slug for entrant in self.entrants]
+        if twice := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
+            raise ValueError(f"two entrants are called '{twice[0]}': give them names")
+        return self
+
+    def length_of(self, entrant: Entrant) -> Length:
+        """How long an entrant is trained; one that does not begin warm gets the warm start's time besides."""
+        length, warm = self.budget.length, self.warm_start
+        if warm is None or (entrant.start == "warm" and not entrant.promptless):
+            return length
+
+        def both(one: float | None, other: float | None) -> float | None:
+            return one if one is None or other is None else one + other
+
+        steps = both(length.steps, warm.steps)
+        epochs = both(length.epochs, warm.epochs)
+        return Length(
+            None if epochs is None else int(epochs),
+            both(length.minutes, warm.minutes),
+            None if steps is None else int(steps),
+        )
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file; raises `NotFoundError`, or `ConfigurationError` that names file and field."""
+    if not path.is_file():
+        raise NotFoundError(f"there is no file '{path}'; configs/experiments holds examples")
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigurationError(f"'{path.name}' is no YAML file") from None
+    if not isinstance(content, Mapping):
+        raise ConfigurationError(f"'{path.name}' holds no plan: it needs title, budget and entrants")
+    return plan_of(content, path.name)
+
+
+def plan_of(content: Mapping[str, Any], where: str) -> Plan:
+    """The plan of what a file holds; `where` names it in the `ConfigurationError` of a wrong one."""
+    try:
+        return Plan.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(f"{where}: {explain(error)}") from None
+
+
+def _known(name: str) -> Method:
+    if name not in config_names("methods"):
+        raise ValueError(f"unknown method '{name}'; choose one of: {_listed('methods')}, {UNET}")
+    return read_method(name)
+
+
+def _backbone(name: str) -> None:
+    if name not in config_names("backbones"):
+        raise ValueError(f"unknown backbone '{name}'; choose one of: {_listed('backbones')}")
+
+
+def _listed(kind: str) -> str:
+    return ", ".join(config_names(kind))
+
+
+def _merged(whole: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`whole` with the values of `change`, mapping by mapping."""
+    return {**whole} | {
+        name: _merged(whole[name], value)
+        if isinstance(value, Mapping) and isinstance(whole.get(name), Mapping)
+        else value
+        for name, value in change.items()
+    }

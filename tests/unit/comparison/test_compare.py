@@ -1,0 +1,172 @@
+"""A comparison on drawn studies: what is trained and asked, kept, gone on with, and what its report shows."""
+
+import json
+import stat
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from tests.unit.adapters.conftest import one_thread, small_sam
+from tests.unit.training.test_train import CASES
+
+from medsa.cli import main
+from medsa.comparison import compare as module
+from medsa.comparison.compare import Comparison, Data
+from medsa.comparison.plan import Plan
+from medsa.errors import BadInputError, CancelledError
+from medsa.training.engine import Length
+
+__all__ = ["one_thread"]
+
+ASKED = {"prompts": "1,2,box", "slices": 1, "deepest": True}
+CONTENT = {
+    "title": "small",
+    "budget": {"steps": 2},
+    "asked": ASKED,
+    "entrants": [
+        "sam",
+        "decoder_only",
+        {"method": "ma_sam", "change": {"encoder": {"low_rank": {"rank": 2}}}},
+        "unet",
+    ],
+}
+DATA = Data(CASES[:2], CASES[2:], {1: "near", 2: "far"})
+
+
+def comparison(folder: Path, content: dict = CONTENT, **options: object) -> Comparison:
+    return Comparison(
+        Plan.model_validate(content), DATA, folder, load=lambda *_, **__: small_sam("tiny_vit"), **options
+    )
+
+
+def test_all_entrants_are_trained_and_asked_alike_and_nothing_is_done_twice(tmp_path, monkeypatch) -> None:
+    results = comparison(tmp_path).go()
+    assert [result.steps for result in results] == [0, 2, 2, 2]
+    asked = [{(e["case"], e["label"], e["slice"]) for e in result.entries} for result in results]
+    assert asked == [asked[0]] * 4
+    assert len(asked[0]) == 4
+    assert set(results[1].entries[0]["prompts"]) == {"1", "2", "box"}
+    assert set(results[2].entries[0]["prompts"]) == set(results[3].entries[0]["prompts"]) == {"none"}
+    assert results[0].counts["trained"] == 0
+    assert results[3].counts["trained"] == results[3].counts["total"] > 0
+    for name in ("train", "train_classes", "train_unet", "evaluate", "evaluate_unasked"):
+        monkeypatch.setattr(module, name, None)
+    again = comparison(tmp_path).go()
+    assert [result.entries for result in again] == [result.entries for result in results]
+    assert not list(tmp_path.rglob("record"))
+
+
+def test_a_stopped_comparison_comes_to_the_same_figures(tmp_path) -> None:
+    content = CONTENT | {"entrants": ["decoder_only", "unet"]}
+    whole = comparison(tmp_path / "whole", content).go()
+    for after in (4, 9):  # while the first learns, and later
+        asked = iter(range(10**6))
+        with pytest.raises(CancelledError):
+            comparison(
+                tmp_path / "halved", content, stop=lambda asked=asked, at=after: next(asked) >= at
+            ).go()
+    again = comparison(tmp_path / "halved", content).go()
+    assert [[e["prompts"] for e in r.entries] for r in again] == [
+        [e["prompts"] for e in r.entries] for r in whole
+    ]
+
+
+def test_a_folder_of_another_comparison_is_left_alone(tmp_path) -> None:
+    content = CONTENT | {"entrants": ["sam"]}
+    comparison(tmp_path, content).go()
+    with pytest.raises(BadInputError, match="other budget"):
+        comparison(tmp_path, content | {"budget": {"steps": 3}})
+    changed = {"name": "SAM", "method": "decoder_only"}
+    with pytest.raises(BadInputError, match="another name"):
+        comparison(tmp_path, content | {"entrants": [changed]}).go()
+
+
+def test_a_warm_start_is_trained_once_and_its_time_is_given_to_those_without_it(tmp_path) -> None:
+    content = CONTENT | {
+        "warm_start": {"steps": 3},
+        "entrants": [
+            "decoder_prompt",
+            "med_sa_2d",
+            "unet",
+            {"name": "cold", "method": "decoder_only", "start": "none"},
+        ],
+    }
+    told = []
+    results = comparison(tmp_path, content, told=lambda who, what, part: told.append((who, what, part))).go()
+    assert [result.steps for result in results] == [2, 2, 5, 5]
+    assert told.count(("warm start", "training", 1.0)) == 1
+    plan = Plan.model_validate(content)
+    assert plan.length_of(plan.entrants[0]) == Length(steps=2)
+    card = json.loads((tmp_path / "med-sa-2d" / "candidate" / "card.json").read_text())
+    assert card["method"]["carries"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three drawn studies with two labels, as files."""
+    for kind in ("images", "labels"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+    for case in CASES:
+        volume, mask, _ = case.read()
+        for kind, values in (("images", volume.voxels), ("labels", mask)):
+            image = nibabel.Nifti1Image(np.asarray(values), np.eye(4))
+            nibabel.save(image, tmp_path / "set" / kind / f"Jane Roe {case.id}.nii.gz")
+    return tmp_path / "set"
+
+
+def test_the_command_writes_a_report_of_its_own_that_names_nobody(
+    folder, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("medsa.sam.load_sam", lambda *_, **__: small_sam("tiny_vit"))
+    plan = tmp_path / "plan.yaml"
+    others = {"nnUNet": {"none": {"average": 0.8}}}
+    entrants = [{"method": "decoder_only", "paper": {"box": {"average": {"iou": 0.7}}}}, "unet"]
+    plan.write_text(json.dumps(CONTENT | {"entrants": entrants, "others": others, "seeds": 2}))
+    out = tmp_path / "out"
+    words = ["compare", str(plan), "--data", str(folder), "--output", str(out), "--steps", "1"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert "decoder_only" in printed.out
+    found = json.loads((out / "report.json").read_text())
+    assert found["cases"]["training"] + found["cases"]["held out"] == 4
+    assert [line["steps"] for line in found["entrants"]] == [[1, 1], [1, 1]]
+    assert len(found["entrants"][0]["seeds"]) == 2
+    text = (out / "report.md").read_text()
+    assert "| nnUNet | no prompt | average | Dice | 0.800 | not run |" in text
+    assert "| decoder_only | box | average | IoU | 0.700 |" in text
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert b"Jane Roe" not in written
+    for path in out.rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".md", ".html"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert main([*words, "--no-overlays"]) == 0
+    assert (out / "report.html").read_text().count("data:image/png;base64,") == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "says"),
+    [
+        ("title: x", (), "budget: Field required"),
+        ("- a", (), "holds no plan"),
+        ("{", (), "no YAML"),
+        ("{title: x, budget: {minutes: 1, steps: 1}, entrants: [sam]}", (), "one of minutes, steps"),
+        ("{title: x, budget: {minutes: 1}, entrants: [samm]}", (), "unknown method 'samm'"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam, sam]}", (), "two entrants are called 'sam'"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam], backbone: x}", (), "unknown backbone"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam], asked: {prompts: 1;2}}", (), "unknown prompt"),
+        ("{title: x, budget: {minutes: 1}, entrants: [{method: ma_sam, change: {dept: 3}}]}", (), "dept"),
+        ("{title: x, budget: {steps: 1}, entrants: [sam], warm_start: {steps: 1, method: med_sa}}", (), "placed"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--steps", "0"), "greater than 0"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--labels", "liver"), "no label is called"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_a_sentence(folder, tmp_path, capsys, content, words, says) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(content)
+    out = tmp_path / "out"
+    assert main(["compare", str(plan), "--data", str(folder), "--output", str(out), *words]) == 2
+    assert says in capsys.readouterr().err
