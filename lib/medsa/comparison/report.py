@@ -26,6 +26,7 @@ def tables(figures: Figures) -> list[Table]:
     found = [
         _dice(figures),
         _costs(figures),
+        _seeds(figures),
         *_labels(figures),
         *_metrics(figures),
         _clicks(figures),
@@ -63,6 +64,20 @@ def _costs(figures: Figures) -> Table:
     return Table("What it costs", head, rows)
 
 
+def _seeds(figures: Figures) -> Table:
+    """Dice of each training, where there are several."""
+    prompts = prompts_of(figures)
+    rows = [
+        [
+            line["name"],
+            *(" ".join(f"{one[prompt]:.3f}" for one in line["seeds"] if prompt in one) for prompt in prompts),
+        ]
+        for line in figures["entrants"]
+        if len(line["seeds"]) > 1
+    ]
+    return Table("Dice by seed", ["", *map(said, prompts)], rows)
+
+
 def _labels(figures: Figures) -> Iterator[Table]:
     """Dice of each label, where there are several, for the prompts that say most."""
     if len(figures["labels"]) < 2:
@@ -86,7 +101,7 @@ def _metrics(figures: Figures) -> Iterator[Table]:
             [line["name"], *(_mean(line["summary"], prompt, metric) for prompt in prompts)]
             for line in figures["entrants"]
         ]
-        yield Table(f"{NAMES[metric]} by prompt", ["", *map(said, prompts)], rows)
+        yield Table(f"{NAMES[metric]}, by prompt", ["", *map(said, prompts)], rows)
 
 
 def _clicks(figures: Figures) -> Table:
@@ -150,7 +165,7 @@ def facts(figures: Figures) -> list[tuple[str, str]]:
     """How the figures were made."""
     asked, made, cases = figures["asked"], figures["made"], figures["cases"]
     what = "whole volumes" if asked["volumes"] else f"{asked['slices']} slices of each label and case"
-    each = f"{figures['budget']} of training for each, seeds: {figures['seeds']}"
+    each = f"{figures['budget']} of training each, seeds: {figures['seeds']}"
     warm = figures["warm start"]
     return [
         ("paper", figures["paper"]),
