@@ -80,6 +80,12 @@ class Options(BaseModel):
     ahead: int = Field(
         2, ge=0, le=32, description="slices on each side of a click that are encoded ahead; 0: none"
     )
+    lease_minutes: float = Field(
+        30, gt=0, le=1440, description="minutes that the next study stays with whom it was offered to"
+    )
+    score_minutes: float = Field(
+        0, ge=0, le=1440, description="minutes that scoring new studies may take, now and then; 0: when asked"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
     @field_validator("backbone")

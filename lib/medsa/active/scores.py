@@ -92,7 +92,8 @@ def examine(
         cells = _cells(request, k, encoded)
         pooled.append(_pooled(encoded, cells.shown))
         for name, known in prototypes.items():
-            likely.setdefault(name, {})[k] = likeness(cells, known)
+            if len(known):
+                likely.setdefault(name, {})[k] = likeness(cells, known)
     look = np.concatenate([np.mean(pooled, axis=0), np.std(pooled, axis=0)]).astype(np.float32)
     components, held = dict[str, Components](), dict[str, float]()
     for name, maps in likely.items():

@@ -85,11 +85,15 @@ class Choice:
 
 
 class Strategy(ABC):
-    """`needs` are what must be known of a study: "scores", "looks". `why` tells an annotator what it does."""
+    """`needs` are what must be known of a study: "scores", "looks". `why` tells an annotator what it does.
+
+    `by_chance`: the score says nothing about which one is chosen, so that a choice made before is as good.
+    """
 
     name: ClassVar[str]
     why: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    by_chance: ClassVar[bool] = False
 
     @abstractmethod
     def worth(self, pool: Pool, rng: np.random.Generator) -> Worth:
@@ -98,6 +102,7 @@ class Strategy(ABC):
 
 class Random(Strategy):
     name, why = "random", "A random image that has no label yet"
+    by_chance = True
 
     def worth(self, pool: Pool, rng: np.random.Generator) -> Worth:
         return Worth(np.full(len(pool), np.nan), rng.random(len(pool)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +15,13 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 import medsa
+from medsa.active.known import Shelf
+from medsa.active.strategies import STRATEGIES
 from medsa.config import Options, cache_dir
 from medsa.data.labels import Label
 from medsa.errors import BadInputError, MedsaError, NotFoundError
@@ -30,7 +32,10 @@ from medsa.server.automatic import Automatic, AutomaticTask
 from medsa.server.batch import Batch
 from medsa.server.datastore import DicomWebStore
 from medsa.server.folder import FolderStore
+from medsa.server.leases import Leases
+from medsa.server.offers import Offered, Offers
 from medsa.server.retraining import Retraining, with_versions
+from medsa.server.scoring import METHODS, Score, Scoring, book_of
 from medsa.server.stores import open_store
 from medsa.server.tasks import ClickTask, Runtime, Task
 from medsa.server.train import NAME, MedsaTrain
@@ -39,7 +44,7 @@ from medsa.server.uploads import Uploads
 logger = logging.getLogger(__name__)
 
 _COUNTS_LIVE = 5.0
-_CLEAN_EVERY = 300.0
+_CLEAN_EVERY = _SCORED_EVERY = 300.0
 
 
 class MedsaApp(MONAILabelApp):
@@ -66,6 +71,8 @@ class MedsaApp(MONAILabelApp):
             )
             self.counts = Counts(self._datastore.status)
             self.retraining = Retraining(self.options, studies, self._datastore, self.runtime)
+            if self.options.score_minutes:
+                self.retraining.schedule.also(self._score, _SCORED_EVERY)
             server = platform.running_server()
             if server is not None:
                 platform.check(platform.RELIED_ON_WHEN_SERVING)
@@ -123,7 +130,14 @@ class MedsaApp(MONAILabelApp):
         return {NAME: MedsaTrain(self.options)}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        return {"random": RandomUnlabelled()}
+        self.shelf = Shelf(book_of(self.studies, self.options.backbone))
+        self.leases = Leases(60 * self.options.lease_minutes)
+        offers = Offers(self._datastore, self.runtime, self.shelf, self.leases)
+        return {name: Offered(offers, chooser) for name, chooser in STRATEGIES.items()}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        self.scoring_here = Scoring(self._datastore, self.automatic, self.shelf)
+        return {name: Score(self.scoring_here, name) for name in METHODS}
 
     def init_batch_infer(self) -> Callable[..., Any]:
         self.batch = Batch(self._datastore, self.automatic)
@@ -157,6 +171,7 @@ class MedsaApp(MONAILabelApp):
             "train_stats": {name: task.stats() for name, task in self._trainers.items()},
             "datastore": self.counts.now(),
             "retraining": self.retraining.status(),
+            "learning_curve": self.scoring_here.curve(),
             "options": {**self.options.shown(), "adapter": self.runtime.served},
         }
 
@@ -191,8 +206,13 @@ class MedsaApp(MONAILabelApp):
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Called once for each label a person saved, whichever way it came."""
         logger.info(f"label {privacy.short(label_id)} saved for {privacy.short(image_id)}")
+        self.leases.end(image_id)
         self.counts.renew()
         self.retraining.schedule.look_now()
+
+    def _score(self) -> None:
+        """What is new since it was scored last; a scheduled job."""
+        self.scoring_here.quietly(self.options.score_minutes)
 
     def model_info(self, model: str) -> dict[str, Any]:
         """Backbone, served adapter and the digests of a model; raises `NotFoundError`."""
@@ -251,23 +271,6 @@ class Counts:
                 self._known = {**self._known, "problem": "the datastore cannot be asked"}
             finally:
                 self._asked = time.monotonic()
-
-
-class RandomUnlabelled(Strategy):
-    """One of the images without a label, at random among those that were not offered for longest."""
-
-    def __init__(self) -> None:
-        super().__init__("A random image that has no label yet")
-        self._offered: dict[str, float] = {}
-
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
-        if not images:
-            return None
-        oldest = min(self._offered.get(image, 0.0) for image in images)
-        chosen = random.choice([i for i in images if self._offered.get(i, 0.0) == oldest])  # noqa: S311 - no secret
-        self._offered[chosen] = time.time()
-        return {"id": chosen}
 
 
 def no_batch() -> BadInputError:

@@ -36,7 +36,7 @@ from medsa.server.answers import Answers
 from medsa.server.dicomweb import DicomWeb, check_uid
 from medsa.server.privacy import short
 from medsa.server.segs import Seg, Segs
-from medsa.server.store import FINAL, Names, Notes, Store, check_names, check_tag, listed, no_label
+from medsa.server.store import FINAL, About, Names, Notes, Store, check_names, check_tag, listed, no_label
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ _NO_IMAGES = frozenset(
     | {"RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD"}
 )
 _TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+_INCLUDED = "00180015,00201209"
+"""Body part and number of instances, which not every store tells unasked."""
 _FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
 
 
@@ -73,6 +75,23 @@ class DicomWebStore(Store):
     def list_images(self) -> list[str]:
         """All series of image modalities, or those that MONAI_LABEL_DICOMWEB_SEARCH_FILTER lets through."""
         return list(self._image_series())
+
+    def described(self) -> dict[str, About]:
+        return {
+            image: About(
+                str(one.get("Modality", "")), str(one.get("BodyPartExamined", "")),
+                str(one.get("StudyInstanceUID", "")), _count(one),
+            )
+            for image, one in self._image_series().items()
+        }  # fmt: skip
+
+    def is_there(self, image_id: str) -> bool:
+        self._answers.forget(check_uid(image_id))
+        try:
+            self._series(image_id)
+        except NotFoundError:
+            return False
+        return True
 
     def get_labeled_images(
         self, label_tag: str | None = None, labels: Sequence[str] | None = None
@@ -293,7 +312,7 @@ class DicomWebStore(Store):
         filters = {name: str(value) for name, value in chosen.items()}
 
         def ask() -> dict[str, Dataset]:
-            found = self.web.search("series", filters)
+            found = self.web.search("series", {"includefield": _INCLUDED, **filters})
             return {str(one.SeriesInstanceUID): one for one in found if _is_image(one)}
 
         return self._answers.get("images", ask)

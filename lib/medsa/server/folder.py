@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from medsa.data.write import write_image, write_mask
 from medsa.errors import BadInputError, MedsaError, NotFoundError, StoreUnavailableError
 from medsa.server.privacy import short
 from medsa.server.scratch import IMAGE_ENDINGS, LABEL_ENDINGS
-from medsa.server.store import FINAL, Names, Notes, Store, check_names, check_tag, listed, no_label
+from medsa.server.store import FINAL, About, Names, Notes, Store, check_names, check_tag, listed, no_label
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,16 @@ class FolderStore(Store):
 
     def _tag_folder(self, tag: str) -> Path:
         return self.folder / "labels" / check_tag(tag)
+
+    def described(self) -> dict[str, About]:
+        found = {}
+        for image, path in self._images().items():
+            with suppress(OSError):  # gone meanwhile
+                found[image] = About(state=repr(_state(path)))
+        return found
+
+    def is_there(self, image_id: str) -> bool:
+        return image_id in self._images()
 
     def _labels(self, tag: str) -> dict[str, Path]:
         folder = self._tag_folder(tag)

@@ -64,6 +64,7 @@ RELIED_ON: tuple[Symbol, ...] = (
     Symbol(_APP, "MONAILabelApp.init_infers", "replaced: our models"),
     Symbol(_APP, "MONAILabelApp.init_trainers", "replaced: retraining"),
     Symbol(_APP, "MONAILabelApp.init_strategies", "replaced: strategies that survive a fresh datastore"),
+    Symbol(_APP, "MONAILabelApp.init_scoring_methods", "replaced: scoring in the server, for our strategies"),
     Symbol(_APP, "MONAILabelApp.init_batch_infer", "replaced: the stock one divides by the number of GPUs"),
     Symbol(_APP, "MONAILabelApp._load_sessions", "replaced: uploads that cannot write outside their folder"),
     Symbol(_APP, "MONAILabelApp.cleanup_sessions", "called: removes expired uploads"),
@@ -88,11 +89,9 @@ RELIED_ON: tuple[Symbol, ...] = (
     ),
     Symbol("monailabel.interfaces.datastore", "DefaultLabelTag.ORIGINAL", "the tag of a model's own label"),
     Symbol("monailabel.interfaces.tasks.strategy", "Strategy", "base of our strategies"),
+    Symbol("monailabel.interfaces.tasks.scoring", "ScoringMethod", "base of our scoring methods"),
     Symbol("monailabel.interfaces.tasks.train", "TrainTask.info", "base of our trainer"),
     Symbol("monailabel.interfaces.utils.app", "app_instance", "builds the app from main.py, once a process"),
-    Symbol("monailabel.utils.async_tasks.task", "AsyncTask.run", "starts scoring"),
-    Symbol("monailabel.utils.async_tasks.task", "AsyncTask.status", "tells what is running"),
-    Symbol("monailabel.utils.async_tasks.task", "AsyncTask.stop", "ends it"),
     *(Symbol("monailabel.config", f"settings.MONAI_LABEL_{name}", "read") for name in _SETTINGS),
 )
 

@@ -10,6 +10,7 @@ import time
 import zipfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ _TAG = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 Names = dict[int, str]
 """Mask value -> label."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What the store says of an image without reading it; `state` is a word that changes with its pixels."""
+
+    modality: str = ""
+    body_part: str = ""
+    study: str = ""
+    state: str = ""
 
 
 class Store(Datastore):
@@ -63,6 +74,14 @@ class Store(Datastore):
     @abstractmethod
     def label_states(self) -> dict[str, str]:
         """Every image with a label a person made, and a word that changes when its label does."""
+
+    @abstractmethod
+    def described(self) -> dict[str, About]:
+        """What is known of every image."""
+
+    @abstractmethod
+    def is_there(self, image_id: str) -> bool:
+        """Whether the store has this image now; it is asked anew."""
 
     def may_hold(self, label: str) -> dict[str, str]:
         """`label_states` of the images whose label holds `label`, or does not say what it holds."""

@@ -8,18 +8,20 @@ from fastapi import APIRouter, Request
 
 from medsa.server import auth
 from medsa.server.routes.common import AnyUser, App
+from medsa.server.routes.infer import who
 
 router = APIRouter(prefix="/activelearning", tags=["ActiveLearning"])
 
 
-@router.post("/{strategy}", summary="The next image to label; an empty answer when all are")
+@router.post("/{strategy}", summary="The next image to label; no id when there is none")
 def next_sample(
-    request: Request, app: App, _user: AnyUser, strategy: str, params: dict[str, Any] | None = None
+    request: Request, app: App, user: AnyUser, strategy: str, params: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The image's id and what is known of it; its path on disk for clients on the same machine only."""
-    found = app.next_sample({**(params or {}), "strategy": strategy})
-    if not found:
-        return {}
+    name, _ = who(request, user, (params or {}).get("client_id"))
+    found = app.next_sample({**(params or {}), "strategy": strategy, "who": name})
+    if "id" not in found:
+        return found
     info = app.store.get_image_info(found["id"])
     here = auth.is_loopback(request.client.host if request.client else None)
     path = {"path": app.store.get_image_uri(found["id"])} if here and app.store_is_local else {}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
-from monailabel.utils.async_tasks.task import AsyncTask
+from fastapi import APIRouter
 
 from medsa.errors import NotFoundError
 from medsa.server.app import no_batch
@@ -17,21 +16,6 @@ from medsa.training.retrain import BusyError
 router = APIRouter()
 
 Params = dict[str, Any] | None
-
-
-def _status(method: str, every: bool, running: bool) -> Any:
-    found, detail = AsyncTask.status(method, every, running)
-    if found is None:
-        raise NotFoundError(detail)
-    return found
-
-
-def _start(method: str, request: dict[str, Any], params: Params, enqueue: bool) -> Any:
-    given = {name: value for name, value in (params or {}).items() if name not in request}
-    started, detail = AsyncTask.run(method, request=request, params=given, enqueue=enqueue)
-    if started is None:
-        raise HTTPException(429, f"{detail.strip('+ ')}: wait for it to end, or stop it")
-    return started
 
 
 def _known(names: dict[str, Any], name: str, what: str) -> str:
@@ -77,29 +61,29 @@ def stop_training(app: App, _user: Admin) -> Any:
 
 
 @router.get("/scoring/", tags=["Scoring"], summary="The last or running scoring; 404 when there is none")
-def scoring_status(_user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
-    return _status("scoring", all, check_if_running)
+def scoring_status(app: App, _user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 - client's
+    scoring = app.scoring_here
+    found = scoring.status(every=all) if scoring.running or not check_if_running else None
+    if not found:
+        raise NotFoundError("no scoring is running" if check_if_running else "there was no scoring yet")
+    return found
 
 
 @router.post("/scoring/", tags=["Scoring"], include_in_schema=False)
 def score_all(app: App, _user: Annotator, params: Params = None) -> dict[str, Any]:
-    return {
-        name: {
-            "result": _start("scoring", {"method": name}, (params or {}).get(name), enqueue=True),
-            "detail": None,
-        }
-        for name in app.scorers
-    }
+    given = {name: (params or {}).get(name) for name in app.scorers}
+    started = app.scoring_here.start({n: one if isinstance(one, dict) else {} for n, one in given.items()})
+    return {name: {"result": started, "detail": None} for name in app.scorers}
 
 
-@router.post("/scoring/{method}", tags=["Scoring"], summary="Score labels")
+@router.post("/scoring/{method}", tags=["Scoring"], summary="Score what is new, in the background")
 def score(app: App, _user: Annotator, method: str, params: Params = None) -> Any:
-    return _start("scoring", {"method": _known(app.scorers, method, "scoring method")}, params, enqueue=False)
+    return app.scoring_here.start({_known(app.scorers, method, "scoring method"): params})
 
 
 @router.delete("/scoring/", tags=["Scoring"], summary="Stop the scoring")
-def stop_scoring(_user: Annotator) -> Any:
-    return AsyncTask.stop("scoring")
+def stop_scoring(app: App, _user: Annotator) -> Any:
+    return app.scoring_here.stop()
 
 
 @router.get("/batch/infer", tags=["Infer"], summary="The last or running batch; 404 when there is none")

@@ -77,6 +77,8 @@ async def infer(
     def work() -> Response:
         volume, known_as = _volume(app, user, image, session_id, file)
         begin, more = _begin(app, image, volume, label)
+        if model != AUTOMATIC:
+            app.leases.clicked(known_as, name)
         answer, click = task.answer(volume, known_as, sent | more, name, begin)
         return _response(request, app, model, output, volume, answer, click)
 
