@@ -66,8 +66,8 @@ class EncoderAdaptation(nn.Module):
             {
                 f"{place}_{n}": VolumetricAdapter(widths[n], _width(widths[n], method.ratio))
                 for n in placed
-                if method.volumetric
                 for place in ("before", "after")
+                if method.volumetric in (True, place)
             }
         )
         self.fact = nn.ModuleDict()

@@ -26,15 +26,16 @@ class EncoderAdapters(_Data):
     """Adapters of the image encoder's transformer blocks; all off is the frozen encoder.
 
     `attention` after the attention, `mlp` beside the MLP (scaled by `scale`), `depth` SD-Trans's third one on
-    the depth branch, `path` the global path around the block, `volumetric` MA-SAM's two 3D adapters. Their
-    width is the block's width times `ratio`. `last` places them in the last so many blocks only.
+    the depth branch, `path` the global path around the block, `volumetric` MA-SAM's two 3D adapters, or
+    only the one before or after the attention. Their width is the block's width times `ratio`. `last` places
+    them in the last so many blocks only.
     """
 
     attention: bool = False
     mlp: bool = False
     depth: bool = False
     path: bool = False
-    volumetric: bool = False
+    volumetric: bool | Literal["before", "after"] = False
     low_rank: LowRank | None = None
     ratio: float = Field(1 / 16, gt=0, le=1)
     scale: float = Field(0.1, gt=0)

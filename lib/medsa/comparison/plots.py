@@ -92,4 +92,4 @@ def _trained(line: Figures, _prompt: str) -> float:
 
 
 def _milliseconds(line: Figures, prompt: str) -> float:
-    return float(line["ms"][prompt])
+    return float(line["ms"][prompt] + line["ms"].get("encode", 0))

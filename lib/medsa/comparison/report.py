@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,10 @@ def _dice(figures: Figures) -> Table:
 def _costs(figures: Figures) -> Table:
     rows = []
     for line in figures["entrants"]:
-        slowest = max(line["ms"].values(), default=float("nan"))
+        encoding, answers = (
+            line["ms"].get("encode"),
+            [ms for name, ms in line["ms"].items() if name != "encode"],
+        )
         rows.append(
             [
                 line["name"],
@@ -57,10 +61,11 @@ def _costs(figures: Figures) -> Table:
                 f"{100 * line['trained'] / line['total']:.2f} %",
                 " ".join(map(str, line["steps"])),
                 " ".join(f"{minutes:.1f}" for minutes in line["minutes"]),
-                f"{slowest:.0f}",
+                "–" if encoding is None else f"{encoding:.0f}",
+                f"{max(answers):.0f}" if answers else "–",
             ]
         )
-    head = ["", "method", "backbone", "trained", "of all", "steps", "minutes", "slowest answer, ms"]
+    head = ["", "method", "backbone", "trained", "of all", "steps", "minutes", "encoding, ms", "answer, ms"]
     return Table("What it costs", head, rows)
 
 
@@ -120,21 +125,24 @@ def _beside(figures: Figures) -> Table:
     """The paper's figures beside those found here, and those of methods that are not run here."""
     rows = []
     for line in figures["entrants"]:
-        rows += _paper_rows(line["name"], line["paper"], line)
+        labels = {_plain(name): found for name, found in line["labels"].items()}
+        rows += _paper_rows(line["name"], line["paper"], {AVERAGE: line["summary"], **labels})
     for name, paper in figures["others"].items():
         rows += _paper_rows(name, paper, None)
     return Table("The paper's figures beside ours", ["", "prompt", "label", "metric", "paper", "here"], rows)
 
 
-def _paper_rows(name: str, paper: Figures, line: Figures | None) -> list[list[str]]:
+def _plain(label: str) -> str:
+    """A label's name, however it is written."""
+    return re.sub(r"[\W_]+", " ", label.casefold()).strip()
+
+
+def _paper_rows(name: str, paper: Figures, found: Figures | None) -> list[list[str]]:
     rows = []
     for prompt, labels in paper.items():
         for label, metrics in labels.items():
             for metric, value in metrics.items():
-                ours = "not run"
-                if line is not None:
-                    found = line["summary"] if label == AVERAGE else line["labels"].get(label, {})
-                    ours = _mean(found, prompt, metric)
+                ours = "not run" if found is None else _mean(found.get(_plain(label), {}), prompt, metric)
                 shown = f"{value:.2f}" if metric == "hd95" else f"{value:.3f}"
                 rows.append([name, said(prompt), label, NAMES[metric], shown, ours])
     return rows
@@ -201,7 +209,8 @@ def _line(cells: Sequence[str]) -> str:
 
 def as_page(figures: Figures, pictures: Mapping[str, bytes]) -> str:
     """The report as a page; `pictures` are PNG by what they show."""
-    parts = [_html([], [list(pair) for pair in facts(figures) if pair[1]])]
+    listed = "".join(f"<li>{html.escape(f'{name}: {value}')}" for name, value in facts(figures) if value)
+    parts = [f"<ul>{listed}</ul>"]
     first, *others = tables(figures)
     parts += [f"<h2>{html.escape(first.title)}</h2>", _html(first.head, first.rows)]
     for title, content in pictures.items():

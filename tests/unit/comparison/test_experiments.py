@@ -1,0 +1,81 @@
+"""The papers' protocols as files: each is whole, names what exists, and shows the paper's figures."""
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.adapters.conftest import one_thread, small_sam
+from tests.unit.training.test_train import CASES
+
+from medsa.adapters.inject import adapt
+from medsa.comparison.compare import Comparison, Data
+from medsa.comparison.figures import figures_of
+from medsa.comparison.plan import UNET, Plan, plan_of, read_plan
+from medsa.comparison.report import as_markdown, as_page
+from medsa.config import CONFIGS, config_names
+from medsa.sam import build_sam
+
+__all__ = ["one_thread"]
+
+NAMES = config_names("experiments")
+
+
+def plan(name: str) -> Plan:
+    return read_plan(CONFIGS / "experiments" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_is_whole_and_its_figures_are_parts_of_one(name: str) -> None:
+    found = plan(name)
+    assert found.paper or name == "methods"
+    figures = [*(entrant.paper for entrant in found.entrants), *found.others.values()]
+    for metric, value in (
+        pair
+        for paper in figures
+        for labels in paper.values()
+        for values in labels.values()
+        for pair in values.items()
+    ):
+        assert 0 < value < (100 if metric == "hd95" else 1)
+
+
+def test_every_table_of_the_papers_is_there() -> None:
+    tables = {name for name in NAMES if "_table" in name}
+    assert {name.split("_table")[1][0] for name in tables if name.startswith("med_sa")} == {"1", "2", "3"}
+    assert {name.split("_table")[1][0] for name in tables if name.startswith("msa")} == {"1", "2", "3"}
+    assert {f"ma_sam_{what}" for what in ("rank", "position", "decoder", "backbone")} <= set(NAMES)
+    assert "gl_med_sa_table1" in NAMES
+    med_sa = next(entrant for entrant in plan("med_sa_table1").entrants if entrant.method == "med_sa")
+    assert med_sa.paper["1"]["average"] == {"dice": 0.883}
+
+
+def test_every_entrant_can_be_built_with_its_changes() -> None:
+    with torch.device("meta"):
+        sam = build_sam("lite_medsam")
+        wanted = {repr(e.read()): e.read() for name in NAMES for e in plan(name).entrants if e.method != UNET}
+        assert all(adapt(sam, method).counts()["total"] for method in wanted.values())
+        ranks = [adapt(sam, e.read()).counts()["parts"]["fact"] for e in plan("ma_sam_rank").entrants]
+    assert ranks == sorted(set(ranks))
+    both, *others = (
+        adapt(small_sam("vit"), entrant.read()).counts()["parts"]["volumetric"]
+        for entrant in reversed(plan("ma_sam_position").entrants)
+    )
+    assert others == [both / 2, both / 2, 0]
+
+
+def test_one_experiment_runs_whole_on_a_small_model(tmp_path) -> None:
+    content = plan("med_sa_table2_refuge2").model_dump(mode="json")
+    content |= {"backbone": "lite_medsam", "budget": {"steps": 1}}
+    content["asked"] |= {"slices": 1}
+    small = plan_of(content, "small")
+    data = Data(CASES[:2], CASES[3:], {1: "Optic_Disc", 2: "optic cup"})
+    comparison = Comparison(small, data, tmp_path, load=lambda *_, **__: small_sam("tiny_vit"))
+    figures = figures_of(comparison, comparison.go())
+    text = as_markdown(figures)
+    [row] = [
+        line for line in text.splitlines() if line.startswith("| Med-SA | 1 point | optic disc | Dice |")
+    ]
+    paper, here = row.split("|")[5:7]
+    assert (paper.strip(), 0 <= float(here) <= 1) == ("0.974", True)
+    assert "| nnU-Net | no prompt | optic cup | IoU | 0.751 | not run |" in text
+    assert "<h2>The paper&#x27;s figures beside ours</h2>" in as_page(figures, {})
+    assert np.isfinite(figures["entrants"][0]["summary"]["1"]["hd95"]["mean"])
