@@ -45,7 +45,7 @@ _NO_IMAGES = frozenset(
     | {"RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD"}
 )
 _TOLD = ("Modality", "StudyDate", "StudyTime", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-_INCLUDED = "00180015,00201209"
+_INCLUDED = ("00180015", "00201209")
 """Body part and number of instances, which not every store tells unasked."""
 _FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
 

@@ -29,6 +29,8 @@ from medsa.errors import (
 
 JSON = "application/dicom+json"
 DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+Query = Mapping[str, str | Sequence[str]]
+"""Parameters of a search; several values of one are several parameters."""
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+){1,31}")
 _LONGEST = 300.0
 """Seconds that one answer may take in all, however steadily it drips."""
@@ -73,12 +75,12 @@ class DicomWeb:
             timeout=httpx.Timeout(patience, connect=connect),
         )
 
-    def search(self, path: str, filters: Mapping[str, str] | None = None) -> list[Dataset]:
+    def search(self, path: str, filters: Query | None = None) -> list[Dataset]:
         """QIDO-RS: all that matches at `path`, such as "series" or "studies/1.2/series", page by page."""
         url = self._url(settings.MONAI_LABEL_QIDO_PREFIX, path)
         found: dict[str, Dataset] = {}
         while True:
-            query = {**(filters or {}), "limit": str(_PAGE), "offset": str(len(found))}
+            query: Query = {**(filters or {}), "limit": str(_PAGE), "offset": str(len(found))}
             try:
                 body, _ = self._get(url, JSON, query)
             except NotFoundError:
@@ -164,7 +166,7 @@ class DicomWeb:
     def _url(self, prefix: str | None, path: str) -> str:
         return "/".join([self.url, *([prefix.strip("/")] if prefix else []), path])
 
-    def _get(self, url: str, accept: str, query: Mapping[str, str] | None = None) -> tuple[bytearray, str]:
+    def _get(self, url: str, accept: str, query: Query | None = None) -> tuple[bytearray, str]:
         """Body and content type of a GET, asked again once when a kept connection turns out to be dead."""
         try:
             try:
@@ -176,7 +178,7 @@ class DicomWeb:
         except httpx.HTTPError:
             raise StoreUnavailableError("the DICOMweb store cannot be reached: is it running?") from None
 
-    def _read(self, url: str, accept: str, query: Mapping[str, str] | None) -> tuple[bytearray, str]:
+    def _read(self, url: str, accept: str, query: Query | None) -> tuple[bytearray, str]:
         deadline, room = time.monotonic() + _LONGEST, available_memory() // 3
         body = bytearray()
         with self._client.stream("GET", url, params=query, headers={"Accept": accept}) as answer:
