@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import medsa
 from medsa import (
     cli_annotate,
+    cli_campaign,
     cli_compare,
     cli_evaluate,
     cli_methods,
+    cli_report,
     cli_retrain,
     cli_segment,
     cli_train,
@@ -59,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     cli_retrain.add(commands)
     cli_train.add(commands)
     cli_evaluate.add(commands)
+    cli_campaign.add(commands)
+    cli_report.add(commands)
     cli_compare.add(commands)
     cli_versions.add(commands)
     backbones = commands.add_parser(
