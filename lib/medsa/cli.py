@@ -12,6 +12,7 @@ from medsa import (
     cli_annotate,
     cli_campaign,
     cli_compare,
+    cli_datasets,
     cli_evaluate,
     cli_methods,
     cli_report,
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     cli_evaluate.add(commands)
     cli_campaign.add(commands)
     cli_report.add(commands)
+    cli_datasets.add(commands)
     cli_compare.add(commands)
     cli_versions.add(commands)
     backbones = commands.add_parser(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsa.cli_datasets import add_options, studies
 from medsa.cli_interrupt import interrupted
 from medsa.errors import BadInputError
 
@@ -50,6 +51,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
     evaluate.add_argument("--html", type=Path, metavar="FILE", help="the same as a page to look at")
     what = evaluate.add_argument_group("what is asked")
+    add_options(what)
     what.add_argument("--prompts", default="1,3,10,box,box0.75,box0.5,noc", metavar="LIST")
     what.add_argument("--seeds", type=int, default=1, metavar="N", help="times it is asked (1)")
     what.add_argument("--deepest", action="store_true", help="first clicks at the deepest point")
@@ -60,7 +62,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument(
         "--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice, nsd (2)"
     )
-    what.add_argument("--window", default="auto", metavar="SPEC", help="intensity window, as for `segment`")
+    what.add_argument("--window", metavar="SPEC", help="as for `segment` (default: the data set's, or auto)")
     what.add_argument(
         "--raw", action="store_true", help="the model by itself: what it is not taught does not help it"
     )
@@ -94,7 +96,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise BadInputError("--tolerance must be a distance in mm, 0 or more")
     if args.raw and args.volumes:
         raise BadInputError("--raw asks about slices: a model by itself knows no volumes")
-    check_window(args.window)
+    check_window(args.window or "auto")
     check_output(args.json, (".json",))
     if args.html:
         check_output(args.html, (".html",))
@@ -107,18 +109,19 @@ def _evaluate(args: argparse.Namespace) -> None:
     from medsa.evaluation.forgetting import FORGETTING
     from medsa.evaluation.page import page
     from medsa.files import write_atomically
-    from medsa.training import cases as studies
+    from medsa.training.cases import wanted as named
 
-    cases = studies.read_cases(args.data)[:: args.every]
+    cases, window = studies(args.data, args.dataset, args.split, "test")
+    cases, window = cases[:: args.every], args.window or window
     asked = [name for name in args.labels.split(",") if name]
-    labels = studies.wanted(cases, asked) if asked else {}
+    labels = named(cases, asked) if asked else {}
     segmenter = open_segmenter(args)
     others = _others(segmenter, args, controls)
     sam = segmenter.sam
     model = {"backbone": sam.config.name, "digest": sam.digest, "adapter": sam.adapter_digest}
     protocol = replace(protocol, raw=args.raw, background="background" in controls)
     slices = None if args.volumes else args.slices
-    wanted = Wanted(protocol, model, args.seeds, slices, labels, args.window)
+    wanted = Wanted(protocol, model, args.seeds, slices, labels, window)
     record = args.json.with_name(f".{args.json.name}.record")
     with tqdm(total=len(cases), unit="case", leave=False, disable=None) as bar:
 
@@ -136,7 +139,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         "model": model,
         "protocol": {"prompts": args.prompts, "seeds": args.seeds, "deepest": args.deepest}
         | {"slices": slices, "tolerance": args.tolerance, "cases": len(cases)}
-        | {"raw": args.raw, "window": args.window},
+        | {"raw": args.raw, "window": window},
         **_figures(entries),
     }
     write_atomically(args.json, json.dumps(figures, indent=1).encode())

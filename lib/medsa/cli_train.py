@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsa.cli_datasets import add_options, studies
 from medsa.errors import BadInputError, CancelledError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     length.add_argument("--minutes", type=float, metavar="M")
     length.add_argument("--steps", type=int, metavar="N")
     what = train.add_argument_group("what is learnt")
+    add_options(what)
     what.add_argument(
         "--labels", default="", metavar="A,B", help="names or values of the labels (default: all)"
     )
@@ -70,7 +72,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     how.add_argument("--settings", default="default", metavar="NAME", help="a file of configs/training")
     how.add_argument("--share", type=float, default=0.2, metavar="S", help="of the patients validate (0.2)")
     how.add_argument("--seed", type=int, default=0, metavar="N")
-    how.add_argument("--window", default="auto", metavar="SPEC", help="intensity window, as for `segment`")
+    how.add_argument("--window", metavar="SPEC", help="as for `segment` (default: the data set's, or auto)")
     how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     how.add_argument("--tensorboard", action="store_true", help="write events to RUN/tensorboard")
     how.add_argument("--mlflow", type=Path, metavar="DIR", help="log to local files for `mlflow ui`")
@@ -85,16 +87,16 @@ def _train(args: argparse.Namespace) -> None:
     from medsa.data.window import check_window
     from medsa.sam import load_sam
     from medsa.training.allocator import keep_freed_memory
-    from medsa.training.cases import Nameless, read_cases, wanted
+    from medsa.training.cases import Nameless, wanted
     from medsa.training.classes import train_classes
     from medsa.training.engine import Length
     from medsa.training.settings import read_settings
     from medsa.training.splits import Splits
     from medsa.training.train import Request, train
 
-    check_window(args.window)
+    check_window(args.window or "auto")
     options = Options.from_conf({"backbone": args.backbone, "device": args.device})
-    cases = read_cases(args.data)
+    cases, usual = studies(args.data, args.dataset, args.split, "train")
     start = None if args.start is None else _version(args.start)
     method = read_card(start).method if start and not args.method else read_method(args.method or DEFAULT)
     if args.start is None and method.prompts:
@@ -102,7 +104,7 @@ def _train(args: argparse.Namespace) -> None:
     request = Request(
         args.method, wanted(cases, [name for name in args.labels.split(",") if name]),
         Length(args.epochs, args.minutes, args.steps), read_settings(args.settings), start, args.seed,
-        args.window,
+        args.window or usual,
     )  # fmt: skip
     splits = Splits(args.out.parent / "splits.json", args.share)
     sides = splits.assign(case.patient for case in cases)

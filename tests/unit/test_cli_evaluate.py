@@ -145,6 +145,28 @@ def test_a_model_by_itself_does_not_obey_clicks(data, tmp_path) -> None:
     assert one["protocol"]["raw"] is True
 
 
+def test_a_downloaded_data_set_is_measured_on_its_official_test_split(tmp_path, capsys) -> None:
+    for name, kind in (("0001", "Tr"), ("0400", "Va"), ("0500", "Va"), ("0510", "Va")):
+        mask = np.zeros((24, 20, 2), np.uint8)
+        mask[4:12, 4:12, :], mask[14:20, 6:16, 1] = 6, 1
+        for folder, values in (("images", mask * 30.0), ("labels", mask)):
+            path = tmp_path / f"{folder}{kind}" / f"amos_{name}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    out = tmp_path / "out.json"
+    words = ("--dataset", "amos22_ct", "--labels", "liver", "--prompts", "box", "--slices", "1")
+    assert run(tmp_path, out, *words) == 0
+    found = json.loads(out.read_text())
+    assert (found["protocol"]["cases"], list(found["labels"])) == (2, ["liver"])
+    assert found["protocol"]["window"] == "soft-tissue"
+    assert run(tmp_path, out, *words, "--split", "all", "--window", "0,200") == 0
+    assert json.loads(out.read_text())["protocol"]["cases"] == 3
+    assert run(tmp_path, out, *words, "--split", "C") == 2
+    assert "no split 'C': take one of train, test, or all" in capsys.readouterr().err
+    assert run(tmp_path, out, "--split", "test") == 2
+    assert "--split is for a --dataset" in capsys.readouterr().err
+
+
 def test_a_record_of_another_evaluation_is_left_alone(data, tmp_path, capsys) -> None:
     record = tmp_path / ".out.json.record"
     record.write_text('{"wanted": "else"}\n')
