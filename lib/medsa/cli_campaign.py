@@ -98,7 +98,7 @@ def _campaign(args: argparse.Namespace) -> None:
     from medsa.sam import load_sam
     from medsa.segmenter.served import NONE
     from medsa.training import cases as studies
-    from medsa.training.engine import Length
+    from medsa.training.length import Length
     from medsa.training.settings import read_settings
     from medsa.training.train import Request
 

@@ -14,7 +14,7 @@ from medsa.adapters.method import Method, read_method
 from medsa.config import config_names, explain
 from medsa.errors import ConfigurationError, NotFoundError
 from medsa.evaluation.asking import Protocol
-from medsa.training.engine import Length
+from medsa.training.length import Length
 
 UNET = "unet"
 """The method that is none of configs/methods: a U-Net from scratch."""

@@ -30,7 +30,7 @@ from medsa.errors import BadInputError, MedsaError
 from medsa.sam import load_sam
 from medsa.server.privacy import scrubbed
 from medsa.server.store import Store
-from medsa.training.engine import Length
+from medsa.training.length import Length
 from medsa.training.retrain import BusyError, Labelled, Outcome, Plan, progress_of, read_policy, retrain
 from medsa.training.settings import read_settings
 from medsa.training.train import Request

@@ -25,37 +25,12 @@ from medsa.training.embeddings import EmbeddingStore
 from medsa.training.history import History, Row
 from medsa.training.interaction import Decoder, Protocolled, Training, follow, interact
 from medsa.training.items import TRAIL, Grid, Item, evenly
+from medsa.training.length import Length
 from medsa.training.losses import cost, dice
 from medsa.training.settings import Settings, rate_at
 
 CHECKPOINT, BEST, EMBEDDINGS = "checkpoint/state.safetensors", "checkpoint/best.safetensors", "embeddings"
 SCORED = ("1 pt", "3 pts", "box")
-
-
-@dataclass(frozen=True)
-class Length:
-    """When a run ends: after so many epochs, minutes of training, or steps."""
-
-    epochs: int | None = None
-    minutes: float | None = None
-    steps: int | None = None
-
-    def progress(self, epochs: float, seconds: float, steps: int = 0) -> float:
-        """Which part (0..1) of the run is done after so many `epochs`, `seconds` and `steps`."""
-        parts = [0.0]
-        if self.epochs is not None:
-            parts.append(epochs / self.epochs)
-        if self.steps is not None:
-            parts.append(steps / self.steps)
-        if self.minutes is not None:
-            parts.append(seconds / (60 * self.minutes))
-        return min(1.0, max(parts))
-
-    def split(self, share: float) -> tuple[Length, Length]:
-        """Two lengths, the first with `share` of the minutes and about that of the rest, all above 0."""
-        minutes = (None, None) if self.minutes is None else (share * self.minutes, (1 - share) * self.minutes)
-        epochs, steps = _parts(self.epochs, share), _parts(self.steps, share)
-        return Length(epochs[0], minutes[0], steps[0]), Length(epochs[1], minutes[1], steps[1])
 
 
 @dataclass(frozen=True)
@@ -410,12 +385,6 @@ def _by_picture(items: Sequence[Item]) -> list[list[Item]]:
     for item in items:
         groups.setdefault(id(item.picture if item.around is None else item), []).append(item)
     return list(groups.values())
-
-
-def _parts(whole: int | None, share: float) -> tuple[int | None, int | None]:
-    """A number in two, about `share` of it first, both at least 1."""
-    first = None if whole is None else max(1, round(share * whole))
-    return first, None if whole is None or first is None else max(1, whole - first)
 
 
 def grid_of(sam: Promptable, depth: int = 1) -> Grid:

@@ -18,7 +18,7 @@ from medsa.data.volume import Volume
 from medsa.errors import BadInputError
 from medsa.segmenter import Segmenter
 from medsa.training.cases import Nameless
-from medsa.training.engine import Length
+from medsa.training.length import Length
 from medsa.training.retrain import Policy
 from medsa.training.settings import read_settings
 from medsa.training.train import Request

@@ -15,7 +15,7 @@ from medsa.comparison import compare as module
 from medsa.comparison.compare import Comparison, Data
 from medsa.comparison.plan import Plan
 from medsa.errors import BadInputError, CancelledError
-from medsa.training.engine import Length
+from medsa.training.length import Length
 
 __all__ = ["one_thread"]
 

@@ -12,7 +12,8 @@ from medsa.adapters.state import read_card
 from medsa.errors import CancelledError, ConfigurationError
 from medsa.segmenter.classes import classify_volume
 from medsa.training.classes import promptless, slabs_of_study, train_classes
-from medsa.training.engine import Length, grid_of
+from medsa.training.engine import grid_of
+from medsa.training.length import Length
 from medsa.training.train import Request
 
 __all__ = ["one_thread"]

@@ -18,8 +18,9 @@ from medsa.data.volume import Volume
 from medsa.errors import WeightsError
 from medsa.prompts.mixture import PromptMixture
 from medsa.sam import Sam
-from medsa.training.engine import CHECKPOINT, Length, Run, grid_of
+from medsa.training.engine import CHECKPOINT, Run, grid_of
 from medsa.training.items import Item, items_of
+from medsa.training.length import Length
 from medsa.training.settings import Settings
 
 __all__ = ["one_thread"]
@@ -220,3 +221,46 @@ def test_what_starts_from_nothing_learns_at_a_rate_of_its_own(tmp_path: Path) ->
     rates = {id(p): group["peak"] for group in learning.optimizer.param_groups for p in group["params"]}
     for name, parameter in learning.parameters.items():
         assert rates[id(parameter)] == (1e-4 if name.startswith("own.") else 1e-2)
+
+
+def trails(sam: Sam, count: int, seed: int = 0, depth: int = 1) -> list[Item]:
+    """Balls through some slices and not through others, each slice with its neighbours."""
+    rng, found = np.random.default_rng(seed), []
+    for n in range(count):
+        centre, first = rng.uniform(14, 26, 2), int(rng.integers(1, 3))
+        i, j, k = np.mgrid[:40, :36, :7]
+        mask = ((i - centre[0]) ** 2 + (j - centre[1]) ** 2 < 64) & (k >= first) & (k < first + 3)
+        voxels = np.asfortranarray(40 + 150 * mask + rng.normal(0, 10, mask.shape), dtype=np.float32)
+        volume, values = Volume(voxels, np.eye(4), "MR"), mask.astype(np.uint8)
+        found += items_of(volume, values, {1: "ball"}, grid_of(sam, depth), f"t{n}", run=4)
+    return found
+
+
+@pytest.mark.parametrize("method", [DECODER, ENCODER], ids=["decoder", "slabs"])
+def test_an_object_is_followed_and_a_stopped_run_goes_on_following(tmp_path: Path, method: Method) -> None:
+    sam, following = small_sam("tiny_vit"), settings(follow=1.0, coarse=0.0)
+
+    def begin(folder: Path, epochs: int, **options: object) -> Run:
+        torch.manual_seed(1)
+        items = trails(sam, 3, depth=method.depth)
+        assert any(item.trail for item in items)
+        return Run(adapt(sam, method), items, [], following, folder, Length(epochs=epochs), **options)
+
+    whole = begin(tmp_path / "whole", 2)
+    before = weights(whole)
+    outcome = whole.go()
+    assert any((before[name] != value).any() for name, value in weights(whole).items())
+    if method is DECODER:
+        count = iter(range(99))
+        begin(tmp_path / "again", 2, stop=lambda: next(count) == 4).go()
+        again = begin(tmp_path / "again", 2).go(resume=True)
+        assert figures(again.rows) == figures(outcome.rows)
+
+
+def test_following_is_learnt(tmp_path: Path) -> None:
+    sam = small_sam("tiny_vit")
+    learning = settings(follow=1.0, patience=100)
+    torch.manual_seed(1)
+    taught = Run(adapt(sam, DECODER), trails(sam, 4), [], learning, tmp_path, Length(epochs=25))
+    losses = [row["loss"] for row in taught.go().rows if "loss" in row]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])

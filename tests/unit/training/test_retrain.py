@@ -15,8 +15,8 @@ from medsa.adapters.state import save_adapter
 from medsa.data.volume import Volume
 from medsa.errors import UnreadableImageError
 from medsa.files import write_atomically
-from medsa.training.engine import Length
 from medsa.training.gate import Rules
+from medsa.training.length import Length
 from medsa.training.rehearsal import rehearsal
 from medsa.training.retrain import (
     BusyError,

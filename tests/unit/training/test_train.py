@@ -12,7 +12,7 @@ from tests.unit.adapters.conftest import one_thread, small_sam
 from medsa.adapters.state import load_adapter, read_card
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
-from medsa.training.engine import Length
+from medsa.training.length import Length
 from medsa.training.settings import Settings, rate_at, read_settings
 from medsa.training.train import Request, train
 
