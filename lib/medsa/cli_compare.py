@@ -65,6 +65,7 @@ def _compare(args: argparse.Namespace) -> None:
         raise BadInputError(f"there is no folder '{args.output.parent}' to make '{args.output.name}' in")
 
     from medsa.cli_train import bars, interruptible
+    from medsa.comparison.cards import write_cards
     from medsa.comparison.compare import Comparison
     from medsa.comparison.figures import figures_of
     from medsa.comparison.overlays import overlays
@@ -88,6 +89,7 @@ def _compare(args: argparse.Namespace) -> None:
             print("medsa: stopped; the same command goes on where it was", flush=True)
             raise KeyboardInterrupt from None
         figures = figures_of(comparison, results)
+        write_cards(comparison, figures)
         pictures = plots(figures)
         if not args.no_overlays:
             pictures["Best, median and worst (labels green, answers magenta)"] = overlays(comparison, results)

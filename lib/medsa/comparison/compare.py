@@ -112,6 +112,10 @@ class Comparison:
         sam, folder = self.sam(entrant), self._place(entrant, seed) / CANDIDATE
         return load_unet(sam, folder) if entrant.method == UNET else promptless(sam, folder)
 
+    def candidates(self, entrant: Entrant) -> list[tuple[int, Path]]:
+        """The folders that training leaves an entrant's adapters in, by seed."""
+        return [(seed, self._place(entrant, seed) / CANDIDATE) for seed in range(self.plan.seeds)]
+
     def _claim(self) -> None:
         """Write what is compared, or check that it is the same; entrants may be added or left out."""
         said = self.plan.model_dump(mode="json", exclude={"entrants", "others", "title", "paper", "note"})
