@@ -1,7 +1,8 @@
-"""Overlap and surface distances agree with what SciPy says of the same masks."""
+"""Overlap and surface distances agree with what SciPy and SimpleITK say of the same masks."""
 
 import numpy as np
 import pytest
+import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -43,6 +44,55 @@ def test_it_is_what_distance_transforms_of_the_surfaces_say(drawn) -> None:
     assert found["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), abs=1e-6)
     near = (there <= 1.6).sum() + (back <= 1.6).sum()
     assert found["nsd"] == pytest.approx(near / (len(there) + len(back)), abs=1e-6)
+
+
+def by_itk(one: np.ndarray, other: np.ndarray, spacing: tuple, tolerance: float) -> dict[str, float]:
+    """The metrics as ITK's overlap measures, contours and Maurer distance maps give them."""
+    images = []
+    for mask in (one, other):
+        image = SimpleITK.GetImageFromArray(np.pad(mask, 1).astype(np.uint8))
+        image.SetSpacing([float(step) for step in reversed(spacing)])
+        images.append(image)
+    overlap = SimpleITK.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(*images)
+    contours = [SimpleITK.LabelContour(image, fullyConnected=False) for image in images]
+    maps = [
+        np.abs(SimpleITK.GetArrayFromImage(
+            SimpleITK.SignedMaurerDistanceMap(contour, squaredDistance=False, useImageSpacing=True)
+        ))
+        for contour in contours
+    ]  # fmt: skip
+    edges = [SimpleITK.GetArrayFromImage(contour) != 0 for contour in contours]
+    there, back = maps[1][edges[0]], maps[0][edges[1]]
+    near = (there <= tolerance).sum() + (back <= tolerance).sum()
+    return {
+        "dice": overlap.GetDiceCoefficient(),
+        "iou": overlap.GetJaccardCoefficient(),
+        "hd95": max(np.percentile(there, 95), np.percentile(back, 95)),
+        "nsd": near / (len(there) + len(back)),
+    }
+
+
+DEGENERATE = {
+    "random": lambda shape, rng: rng.random(shape) < 0.4,
+    "block": lambda shape, rng: np.pad(np.ones([n - 4 for n in shape], bool), 2),
+    "full": lambda shape, rng: np.ones(shape, bool),
+    "one voxel": lambda shape, rng: np.arange(np.prod(shape)).reshape(shape) == 0,
+    "last voxel": lambda shape, rng: np.arange(np.prod(shape)).reshape(shape) == np.prod(shape) - 1,
+    "plane": lambda shape, rng: np.indices(shape)[0] == 3,
+}
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (3.0, 0.5, 1.2)])
+@pytest.mark.parametrize("one", DEGENERATE)
+@pytest.mark.parametrize("other", DEGENERATE)
+def test_itk_agrees_on_random_and_degenerate_masks(one, other, spacing) -> None:
+    rng = np.random.default_rng(3)
+    for shape in ((9, 8, 7), (11, 9)):
+        steps = spacing[: len(shape)]
+        masks = [DEGENERATE[name](shape, rng) for name in (one, other)]
+        found = compare(*masks, steps, tolerance=1.25)
+        assert found == pytest.approx(by_itk(*masks, steps, 1.25), rel=1e-6, abs=1e-6)
 
 
 def test_degenerate_masks_have_finite_values() -> None:
