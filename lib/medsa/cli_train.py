@@ -89,7 +89,8 @@ def _train(args: argparse.Namespace) -> None:
     from medsa.training.allocator import keep_freed_memory
     from medsa.training.cases import Nameless, wanted
     from medsa.training.classes import train_classes
-    from medsa.training.engine import Length
+    from medsa.training.length import Length
+    from medsa.training.model_card import kind_of, write_model_card
     from medsa.training.settings import read_settings
     from medsa.training.splits import Splits
     from medsa.training.train import Request, train
@@ -133,6 +134,12 @@ def _train(args: argparse.Namespace) -> None:
         except CancelledError:
             print("medsa: stopped; the same command with --resume goes on from the checkpoint", flush=True)
             raise KeyboardInterrupt from None
+    write_model_card(
+        trained.candidate,
+        data=f"{kind_of(nameless['training'][0])}, {len(nameless['training'])} labelled studies",
+        training=f"settings '{args.settings}', {trained.steps} steps, {trained.seconds / 60:.1f} minutes, "
+        f"seed {args.seed}",
+    )
     print(*_summary(trained), sep="\n")
 
 
