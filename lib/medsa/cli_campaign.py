@@ -55,6 +55,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     tried.add_argument("--budget", type=int, default=40, metavar="N", help="studies in all (40)")
     tried.add_argument("--held-out", type=int, default=12, metavar="N", help="patients measured on (12)")
     tried.add_argument("--labels", default="", metavar="A,B", help="names or values (default: all)")
+    tried.add_argument("--every", type=int, default=1, metavar="N", help="each Nth study alone (1)")
     tried.add_argument(
         "--slices", type=int, default=1, metavar="N", help="slices annotated of each label (1)"
     )
@@ -82,7 +83,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _campaign(args: argparse.Namespace) -> None:
-    for name in ("seeds", "start", "batch", "budget", "held_out", "slices", "steps"):
+    for name in ("seeds", "start", "batch", "budget", "held_out", "every", "slices", "steps"):
         if getattr(args, name) < 1:
             raise BadInputError(f"--{name.replace('_', '-')} must be at least 1")
 
@@ -106,7 +107,7 @@ def _campaign(args: argparse.Namespace) -> None:
     for name in names:
         strategy(name)
     options = Options.from_conf({"backbone": args.backbone, "device": args.device, "method": args.method})
-    cases = studies.read_cases(args.data)
+    cases = studies.read_cases(args.data)[:: args.every]
     asked = [name for name in args.labels.split(",") if name]
     origin = None if args.adapter == Path(NONE) else args.adapter or starter_adapter(options.backbone)
     settings = read_settings(args.settings)

@@ -103,17 +103,16 @@ class Shelf:
     def __init__(self, book: Book) -> None:
         self.book = book
         self._reading = threading.Lock()
-        self._read: tuple[object, Novelty] | None = None
+        self._read: tuple[tuple[tuple[int, int], str, str], Novelty] | None = None
 
     def newest(self, encoder: str, model: str) -> Novelty:
-        """What is known; of another model than the last one, or for the first time, it is waited for."""
-        state = (self.book.stamp, encoder, model)
-        read = self._read
-        if read is None or read[0][1:] != state[1:]:  # type: ignore[index]
+        """What is known; waited for at the first question alone. Of another model at first nothing is."""
+        state, read = (self.book.stamp, encoder, model), self._read
+        if read is None:
             return self.renew(encoder, model)
         if read[0] != state and not self._reading.locked():
             threading.Thread(target=self.renew, args=(encoder, model), name="book", daemon=True).start()
-        return read[1]
+        return read[1] if read[0][1:] == state[1:] else Novelty(Known.of({}, encoder, model))
 
     def renew(self, encoder: str, model: str) -> Novelty:
         """Read it now, unless another thread just did."""

@@ -20,7 +20,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 import medsa
-from medsa.active.known import Shelf
+from medsa.active.known import Shelf, keys_of
 from medsa.active.strategies import STRATEGIES
 from medsa.config import Options, cache_dir
 from medsa.data.labels import Label
@@ -231,6 +231,7 @@ class MedsaApp(MONAILabelApp):
         """In a thread that is waited for: native code must not run on while the process ends."""
         try:
             self.runtime.warm_up()
+            self.shelf.renew(*keys_of(self.runtime.segmenter, self.options.window))
         except Exception as error:  # noqa: BLE001 - the first click will tell the user
             logger.warning(f"warming up failed\n{privacy.frames(error)}")
 

@@ -22,8 +22,8 @@ from medsa.server.tasks import Runtime
 
 logger = logging.getLogger(__name__)
 
-TRIES = 8
-"""Choices that may turn out to be gone or locked before the datastore is listed anew."""
+TRIES = 4
+"""Choices that are made at once: the first ones may turn out to be gone or locked."""
 LOCKED = "locked"
 """What is noted about an image that nobody is to label."""
 
@@ -46,28 +46,23 @@ class Offers:
         """
         chooser, skip = strategy(name), set(_words(asked, "skip"))
         with self._choosing:
-            for again in (False, True):
-                if again:
-                    self.store.refresh()
-                images = self._wanted(asked)
-                if not images:
-                    return {}
+            images = self._wanted(asked)
+            refused, told = set[str](), dict[str, Any]()
+            while not told:
+                images = [image for image in images if image not in refused]
                 free = self.leases.free([image for image in images if image not in skip], who)
                 if not free.images:
-                    return {"remaining": len(images), "why": _nothing_free(len(images), skip)}
-                told = self._chosen(chooser, free, who)
-                if told:
-                    break
-            else:
-                return {}
+                    why = _nothing_free(len(images), skip)
+                    return {"remaining": len(images), "why": why} if images else {}
+                told = self._chosen(chooser, free, who, refused)
         if self.runtime.options.ahead and not self._fetching.locked():
             threading.Thread(
                 target=self._fetch, args=(told["id"], self._planned.get(name)), name="next study", daemon=True
             ).start()
         return {**told, "remaining": len(images)}
 
-    def _chosen(self, chooser: Strategy, free: Free, who: str) -> dict[str, Any]:
-        """The choice among what is free, leased to `who`; empty when all that was tried is gone."""
+    def _chosen(self, chooser: Strategy, free: Free, who: str, refused: set[str]) -> dict[str, Any]:
+        """The choice among what is free, leased to `who`; empty when all that was tried is `refused`."""
         pool = self._pool(chooser, free.images)
         fit, warning = possible(chooser, pool)
         found = choose(fit, pool, TRIES, self._rng)
@@ -76,7 +71,7 @@ class Offers:
             n = free.images.index(planned)  # chosen by chance before, and encoded ahead
             found = [Choice(n, math.nan, 1), *(one for one in found if one.n != n)]
         while found and not self._is_offerable(free.images[found[0].n]):
-            found.pop(0)
+            refused.add(free.images[found.pop(0).n])
         if not found:
             return {}
         best = found[0]

@@ -132,6 +132,14 @@ def test_a_study_that_is_gone_locked_skipped_or_of_another_kind_is_not_offered(o
         offers.next("nonsense", {}, "ann")
 
 
+def test_many_locked_studies_do_not_hide_the_one_that_is_not(offers, store) -> None:
+    for name in "bcde":
+        store.update_image_info(name, {"locked": True})
+    assert offers.next("first", {}, "ann")["id"] == "f"
+    store.update_image_info("f", {"locked": True})
+    assert offers.next("random", {}, "ann") == {}
+
+
 def test_a_study_that_vanished_since_the_list_was_made_is_not_offered(offers, store, monkeypatch) -> None:
     listed = store.get_unlabeled_images()
     monkeypatch.setattr(store, "get_unlabeled_images", lambda *_: listed)

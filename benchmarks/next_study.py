@@ -1,0 +1,90 @@
+"""How long the next study takes: 5,000 drawn studies, half of them labelled, scores from a file.
+
+    python benchmarks/next_study.py [STUDIES]
+
+Asked as the server asks, two annotators in turn, without HTTP and without a DICOM store behind it. The first
+answer reads the scores from disk; the ones after it are what an annotator waits for.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import numpy as np
+
+from medsa.active.book import Book, Page
+from medsa.active.known import Shelf, keys_of
+from medsa.active.strategies import STRATEGIES
+from medsa.config import Options
+from medsa.server.leases import Leases
+from medsa.server.offers import Offers
+from medsa.server.store import About, Store
+from medsa.server.tasks import Runtime
+
+LABELS = ("liver", "spleen", "left kidney", "right kidney")
+ROUNDS = 20
+WIDTH = 512
+
+
+def drawn_store(count: int) -> Store:
+    """A datastore of drawn metadata alone: every second study has a label."""
+    images = [f"1.2.826.0.1.3680043.8.498.{number}" for number in range(count)]
+    labelled = {image: LABELS[: 1 + n % len(LABELS)] for n, image in enumerate(images) if n % 2}
+    about = {
+        image: About("CT" if n % 3 else "MR", "ABDOMEN", f"study {n}", "60") for n, image in enumerate(images)
+    }
+    store = create_autospec(Store, instance=True)
+    store.get_labeled_images.side_effect = lambda _tag=None, names=None: [
+        image for image, held in labelled.items() if set(names or ()) <= set(held)
+    ]
+    store.get_unlabeled_images.side_effect = lambda *_: [image for image in images if image not in labelled]
+    store.described.side_effect = lambda: about
+    store.is_there.side_effect = about.__contains__
+    store.get_image_info.side_effect = lambda _: {}
+    return store
+
+
+def write_scores(book: Book, images: list[str], runtime: Runtime) -> None:
+    """Pages as scoring writes them, of made-up figures."""
+    rng = np.random.default_rng(0)
+    encoder, model = keys_of(runtime.segmenter, runtime.options.window)
+    for image in images:
+        found = {
+            label: {part: float(rng.random()) for part in ("flip", "jitter", "boundary")} for label in LABELS
+        }
+        look = rng.normal(size=WIDTH).astype(np.float32)
+        held = dict.fromkeys(LABELS, float(rng.random()))
+        book.write(image, Page("60", encoder, look, model, frozenset(LABELS), found, held))
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
+    runtime, store = Runtime(Options.from_conf({"ahead": "0", "device": "cpu"})), drawn_store(count)
+    with tempfile.TemporaryDirectory() as folder:
+        book = Book(Path(folder) / "book.sqlite")
+        started = time.perf_counter()
+        write_scores(book, list(store.described()), runtime)
+        print(f"{count} pages written in {time.perf_counter() - started:.1f} s", flush=True)
+        for name in STRATEGIES:
+            offers = Offers(store, runtime, Shelf(book), Leases(1800))
+            times = []
+            for number in range(1 + ROUNDS):
+                started = time.perf_counter()
+                told = offers.next(name, {"modality": "CT"} if number % 2 else {}, f"annotator {number % 2}")
+                times.append(1e3 * (time.perf_counter() - started))
+                assert told["strategy"] == name, told
+            first, rest = times[0], times[1:]
+            print(
+                f"{name:18} first {first:5.0f} ms, then median {statistics.median(rest):4.0f} ms, "
+                f"worst {max(rest):4.0f} ms",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
