@@ -7,11 +7,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsa.cli_datasets import studies
 from medsa.errors import BadInputError, CancelledError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from medsa.comparison.compare import Data
     from medsa.comparison.figures import Figures
     from medsa.comparison.plan import Plan
+    from medsa.training.cases import Case
+
+NONE = "none"
 
 COMPARE = """\
 Train and measure several methods under one budget, on the same patients, and write one report.
@@ -41,6 +48,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compare.set_defaults(run=_compare)
     compare.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
     compare.add_argument("--data", type=Path, required=True, metavar="DIR", help="as for `medsa train`")
+    compare.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="what DIR is a download of, or none (default: what CONFIG says; see `medsa datasets`)",
+    )
     compare.add_argument("--output", type=Path, required=True, metavar="DIR", help="for all that is kept")
     compare.add_argument("--no-overlays", action="store_true", help="no slice of a patient in the page")
     other = compare.add_argument_group("instead of what CONFIG says")
@@ -117,23 +129,34 @@ def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
     return plan_of(content, args.config.name)
 
 
-def _data(plan: Plan, args: argparse.Namespace) -> Any:
+def _data(plan: Plan, args: argparse.Namespace) -> Data:
+    """The studies: the first official split of a data set learns and its last is held out, if it has two."""
     from medsa.comparison.compare import Data
-    from medsa.training.cases import Nameless, read_cases, wanted
+    from medsa.datasets import read_dataset
+    from medsa.training.cases import Nameless, wanted
     from medsa.training.splits import Splits
 
-    cases = read_cases(args.data)
+    name = plan.data if args.dataset is None else args.dataset
+    name = None if name in ("", NONE) else name
+    official = () if name is None else read_dataset(name).splits
+    cases, window = studies(args.data, name, official[0] if len(official) > 1 else None, "")
     labels = wanted(cases, [str(label) for label in plan.labels])
     args.output.mkdir(mode=0o700, exist_ok=True)
     splits = Splits(args.output / "splits.json", plan.share)
+
+    def nameless(found: Iterable[Case]) -> list[Nameless]:
+        return [Nameless(splits.hashed(one.id), splits.hashed(one.patient), one.read) for one in found]
+
+    if len(official) > 1:
+        held, _ = studies(args.data, name, official[-1], "")
+        return Data(nameless(cases), nameless(held), labels, window)
     sides = splits.assign(case.patient for case in cases)
-    found: dict[str, list[Nameless]] = {"training": [], "validation": []}
-    for case in cases:
-        nameless = Nameless(splits.hashed(case.id), splits.hashed(case.patient), case.read)
-        found[sides[case.patient]].append(nameless)
-    if not all(found.values()):
+    training, rest = (
+        [case for case in cases if sides[case.patient] == side] for side in ("training", "validation")
+    )
+    if not training or not rest:
         raise BadInputError("a comparison needs two patients at least: one to learn from, one held out")
-    return Data(found["training"], found["validation"], labels)
+    return Data(nameless(training), nameless(rest), labels, window)
 
 
 def _write(output: Path, figures: Figures, pictures: dict[str, bytes]) -> None:

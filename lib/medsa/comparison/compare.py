@@ -35,11 +35,12 @@ Told = Callable[[str, str, float], None]
 
 @dataclass(frozen=True)
 class Data:
-    """Cases with hashed ids: those that train, those that are `held` out, and the labels by value."""
+    """Cases with hashed ids: those that train, those `held` out; labels by value; the intensity `window`."""
 
     training: Sequence[Case]
     held: Sequence[Case]
     labels: Mapping[int, str]
+    window: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ class Comparison:
             _settings(self.plan),
             self._start(entrant),
             seed,
+            self.data.window,
             measured=0,
         )
         return self._run(
@@ -194,7 +196,7 @@ class Comparison:
         place = self.folder / (WARM if entrant.backbone is None else f"{WARM}-{backbone}")
         request = Request(
             plan.warm_start.method, self.data.labels, plan.warm_start.length, _settings(plan), base,
-            measured=0,
+            window=self.data.window, measured=0,
         )  # fmt: skip
         self._run("warm start", train, self.sam(entrant), place, request)
         return place / CANDIDATE
@@ -208,7 +210,9 @@ class Comparison:
             self.told(entrant.name, "measuring", done / max(1, most))
 
         slices = None if asked.volumes else asked.slices
-        wanted = Wanted(asked.protocol(), {"name": entrant.name}, asked.seeds, slices, self.data.labels)
+        wanted = Wanted(
+            asked.protocol(), {"name": entrant.name}, asked.seeds, slices, self.data.labels, self.data.window
+        )
         if entrant.promptless:
             classifier = self.classifier(entrant, seed)
             return evaluate_unasked(classifier, self.held, wanted, record, progress)

@@ -34,6 +34,7 @@ class Shown:
     volume: Volume
     k: int
     truth: Mask
+    window: str
 
 
 def overlays(comparison: Comparison, results: Sequence[Result]) -> bytes:
@@ -82,7 +83,7 @@ def _shown(comparison: Comparison, what: str, case: int, label: str, k: int | No
     truth = np.asarray(mask) == value
     if k is None:
         k = int(truth.sum(axis=(0, 1)).argmax())
-    return Shown(what, label, volume, k, truth[:, :, k])
+    return Shown(what, label, volume, k, truth[:, :, k], comparison.data.window)
 
 
 def _answers(comparison: Comparison, result: Result, shown: Sequence[Shown], boxed: bool) -> list[Mask]:
@@ -90,7 +91,8 @@ def _answers(comparison: Comparison, result: Result, shown: Sequence[Shown], box
     if entrant.promptless:
         known = comparison.classifier(entrant, result.seed)
         return [
-            classify_volume(known, one.volume, [one.k]).mask[:, :, one.k] == 1 + known.labels.index(one.label)
+            classify_volume(known, one.volume, [one.k], window=comparison.data.window).mask[:, :, one.k]
+            == 1 + known.labels.index(one.label)
             for one in shown
         ]
     segmenter, found = comparison.segmenter(entrant, result.seed), []
@@ -100,13 +102,18 @@ def _answers(comparison: Comparison, result: Result, shown: Sequence[Shown], box
             prompt = Prompt(box=np.array([[*low, one.k], [*high, one.k]]))
         else:
             prompt = Prompt(foreground=np.array([[*first_click(one.truth).index, one.k]]))
-        found.append(segmenter.segment_slice(one.volume, prompt, one.k).mask[:, :, one.k] != 0)
+        found.append(
+            segmenter.segment_slice(one.volume, prompt, one.k, window=comparison.data.window).mask[
+                :, :, one.k
+            ]
+            != 0
+        )
     return found
 
 
 def _draw(axes: Axes, one: Shown, mask: Mask | None, title: str) -> None:
     """The slice around the object, the truth in green, the answer in magenta."""
-    pixels = apply_window(one.volume.voxels[:, :, one.k], choose_window(one.volume)) / 255
+    pixels = apply_window(one.volume.voxels[:, :, one.k], choose_window(one.volume, one.window)) / 255
     low, high = tight_box(one.truth).astype(int)
     margin = np.maximum(8, (AROUND * (high - low + 1)).astype(int))
     low, high = np.maximum(low - margin, 0), np.minimum(high + margin + 1, one.truth.shape)

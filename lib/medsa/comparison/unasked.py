@@ -53,7 +53,7 @@ def _measured(
     ]
     slices = {k for _, k in asked if k is not None} if wanted.slices is not None else None
     started = time.perf_counter()
-    answer = classify_volume(classifier, volume, slices).mask
+    answer = classify_volume(classifier, volume, slices, window=wanted.window).mask
     took = 1e3 * (time.perf_counter() - started) / max(1, len(slices) if slices is not None else 1)
     for value, k in asked:
         label = labels[value]
