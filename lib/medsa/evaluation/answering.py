@@ -17,9 +17,10 @@ from medsa.evaluation.asking import Ask, Dialogue, Mask, Reply
 from medsa.segmenter import Segmenter
 from medsa.segmenter.request import Request
 from medsa.segmenter.session import State
-from medsa.segmenter.slices import Asked
+from medsa.segmenter.slices import Asked, Encoded
 
 Answer = Callable[[Sequence[Ask]], list[Reply]]
+Kept = dict[Hashable, tuple[Hashable, Encoded]]
 
 
 def hold(dialogues: Sequence[Dialogue], answer: Answer, told: Callable[[], None] = lambda: None) -> None:
@@ -52,13 +53,15 @@ def one_by_one(segmenter: Segmenter, asks: Sequence[Ask]) -> list[Reply]:
     return replies
 
 
-def together(segmenter: Segmenter, asks: Sequence[Ask]) -> list[Reply]:
+def together(segmenter: Segmenter, asks: Sequence[Ask], kept: Kept | None = None) -> list[Reply]:
     """The same answers, those about slices decoded together: milliseconds are a part of what all took.
 
-    Questions about volumes are answered one by one.
+    Slices that were encoded stay in `kept`, whatever the segmenter's cache forgets. Questions about volumes
+    are answered one by one.
     """
+    seen = _Seen(segmenter, segmenter.sam.adapter_digest, {} if kept is None else kept)
     replies = {n: one_by_one(segmenter, [ask])[0] for n, ask in enumerate(asks) if ask.k is None}
-    slices = {n: _Slice.of(segmenter, ask, ask.k) for n, ask in enumerate(asks) if ask.k is not None}
+    slices = {n: seen.slice(ask, ask.k) for n, ask in enumerate(asks) if ask.k is not None}
     started = time.perf_counter()
     with segmenter.decoding.turn(), torch.inference_mode():
         states = segmenter.decoder.decode_many([one.asked for one in slices.values()])
@@ -81,18 +84,6 @@ class _Slice:
     asked: Asked
     slice_key: Hashable
 
-    @classmethod
-    def of(cls, segmenter: Segmenter, ask: Ask, k: int) -> _Slice:
-        seen, orientation = segmenter.seen(ask.target.volume)
-        prompt = orientation.prompt(ask.prompt)
-        request = Request(segmenter, seen, prompt, ask.target.window, ask.session, zoom=not ask.raw)
-        at = orientation.slice_of(k)
-        key, encoded = request.encoded(at)
-        slice_key, here = (key, segmenter.sam.adapter_digest), request.on_slice(at)
-        before = ask.session.recall(slice_key, here) if ask.session is not None else None
-        asked = Asked(encoded, request.frame, here, before[1] if before else None, ask.raw)
-        return cls(ask, k, request, orientation, asked, slice_key)
-
     def mask(self, state: State) -> Mask:
         """(I, J) of the answer, which the session remembers."""
         if self.ask.session is not None:
@@ -102,6 +93,30 @@ class _Slice:
             return found.stored(self.orientation).mask[:, :, self.k] != 0
         logits = self.request.frame.logits_to_voxel(state.logits.float()[None])[0].numpy().T
         return self.orientation.stored((logits > 0)[:, :, None])[:, :, 0]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A segmenter, the digest of its adapter, and the slices that it has encoded."""
+
+    segmenter: Segmenter
+    digest: str
+    kept: Kept
+
+    def slice(self, ask: Ask, k: int) -> _Slice:
+        """A question on its way, its slice encoded."""
+        seen, orientation = self.segmenter.seen(ask.target.volume)
+        prompt = orientation.prompt(ask.prompt)
+        request = Request(self.segmenter, seen, prompt, ask.target.window, ask.session, zoom=not ask.raw)
+        at = orientation.slice_of(k)
+        place = seen, at, request.frame
+        if place not in self.kept:
+            self.kept[place] = request.encoded(at)
+        key, encoded = self.kept[place]
+        here = request.on_slice(at)
+        before = ask.session.recall((key, self.digest), here) if ask.session is not None else None
+        asked = Asked(encoded, request.frame, here, before[1] if before else None, ask.raw)
+        return _Slice(ask, k, request, orientation, asked, (key, self.digest))
 
 
 def _next(dialogue: Dialogue, reply: Reply | None) -> Ask | None:

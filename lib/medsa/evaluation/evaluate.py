@@ -135,7 +135,7 @@ def _measured(part: _Part, told: Callable[[], None]) -> list[Entry]:
             for (one, seed), answer in zip(some, answers, strict=True):
                 numbers = (seed, one.case, one.value, -1 if one.k is None else one.k)
                 held += dialogues(one.target, wanted.protocol, [1 + n for n in numbers], answer)
-            hold(held, partial(together, model), told)
+            hold(held, partial(together, model, kept={}), told)
             for (one, seed), answer in zip(some, answers, strict=True):
                 order = (place, one.case, one.value, one.k or 0, seed)
                 found.append((order, _entry(one, seed, control, answer, wanted.protocol)))

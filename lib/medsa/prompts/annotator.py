@@ -138,9 +138,11 @@ def _inside(region: Mask, rng: np.random.Generator | None) -> tuple[int, ...]:
     if rng is not None:
         indices = np.argwhere(region)
         return tuple(map(int, indices[rng.integers(len(indices))]))
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))
+    (around,) = ndimage.find_objects(region.astype(np.uint8))
+    depth = ndimage.distance_transform_edt(np.pad(region[around], 1))
     depth = depth[(slice(1, -1),) * region.ndim]
-    return tuple(map(int, np.unravel_index(depth.argmax(), region.shape)))
+    deepest = np.unravel_index(depth.argmax(), depth.shape)
+    return tuple(int(axis.start + index) for axis, index in zip(around, deepest, strict=True))
 
 
 def _largest_region(wrong: Mask) -> Mask:
