@@ -24,6 +24,8 @@ FIRST, LAST, HORIZON = 1.0, 100.0, 40
 """Sharpness of a noisy choice with no labelled study, and from so many on."""
 ENOUGH = 0.5
 """Part of the pool that must be known for a strategy to choose among it."""
+UNKNOWN = -1e6
+"""Below whatever is drawn of a study that something is known of."""
 HELD = 0.5
 """A study seems to hold a label from this likeness on."""
 
@@ -63,13 +65,14 @@ class Pool:
         return replace(self, novel=np.fmin(self.novel, distances(self.looks, self.looks[n : n + 1])[:, 0]))
 
     def knows(self, what: str) -> NDArray[np.bool_]:
-        """(N,) of which studies "scores" or "looks" are known."""
-        return np.isfinite(self.unsure if what == "scores" else self.typical)
+        """(N,) of which studies "scores" or "looks" are known; where no label was found there is no doubt."""
+        scored = np.isfinite(self.unsure) | np.isfinite(self.held)
+        return scored if what == "scores" else np.isfinite(self.typical)
 
 
 @dataclass(frozen=True)
 class Worth:
-    """`score` (N,) is what is told, the largest of `drawn` (N,) is chosen; NaN: not to be chosen."""
+    """`score` (N,) is what is told, the largest of `drawn` (N,) is chosen; NaN: after all others."""
 
     score: Floats
     drawn: Floats
@@ -205,11 +208,9 @@ def choose(chooser: Strategy, pool: Pool, count: int, rng: np.random.Generator) 
     found: list[Choice] = []
     for _ in range(min(count, len(pool))):
         worth = chooser.worth(pool, rng)
-        drawn = np.where(np.isfinite(worth.drawn), worth.drawn, -np.inf)
+        drawn = np.where(np.isfinite(worth.drawn), worth.drawn, UNKNOWN + rng.random(len(pool)))
         drawn[[one.n for one in found]] = -np.inf
         n = int(drawn.argmax())
-        if drawn[n] == -np.inf:
-            break
         rank = 1 + int((worth.score > worth.score[n]).sum())
         found.append(Choice(n, float(worth.score[n]), rank))
         pool = pool.without(n)

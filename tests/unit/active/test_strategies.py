@@ -103,17 +103,31 @@ def test_noise_decays_until_the_score_decides() -> None:
     assert hits(10 * HORIZON) == hits(HORIZON)
 
 
+def known_up_to(full: Pool, count: int) -> dict[str, np.ndarray]:
+    known = np.arange(SIZE) < count
+    return {name: np.where(known, getattr(full, name), np.nan) for name in ("unsure", "held")}
+
+
+def test_where_no_label_was_found_a_study_counts_as_scored_and_comes_last() -> None:
+    full = pool()
+    empty = replace(full, unsure=np.where(np.arange(SIZE) < 2, full.unsure, np.nan))
+    chooser, warning = possible(STRATEGIES["uncertainty"], empty)
+    assert (chooser.name, warning) == ("uncertainty", "")
+    assert {choice.n for choice in choose(chooser, empty, 2, np.random.default_rng(0))} == {0, 1}
+
+
 def test_chance_decides_where_most_scores_are_missing_and_a_warning_says_so() -> None:
     full = pool()
-    few = replace(full, unsure=np.where(np.arange(SIZE) < 2, full.unsure, np.nan))
+    few = replace(full, **known_up_to(full, 2))
     chooser, warning = possible(STRATEGIES["uncertainty"], few)
     assert chooser.name == "random"
     assert "10 of 12 images are not scored" in warning
-    some = replace(full, unsure=np.where(np.arange(SIZE) < 9, full.unsure, np.nan))
+    some = replace(full, **known_up_to(full, 9))
     chooser, warning = possible(STRATEGIES["uncertainty"], some)
     assert chooser.name == "uncertainty"
     assert "3 of 12" in warning
-    assert max(c.n for c in choose(chooser, some, SIZE, np.random.default_rng(0))) < 9
+    found = [choice.n for choice in choose(chooser, some, SIZE, np.random.default_rng(0))]
+    assert sorted(found[:9]) == list(range(9))  # what is not known comes last
     assert possible(STRATEGIES["hybrid"], full) == (STRATEGIES["hybrid"], "")
     assert possible(STRATEGIES["random"], Pool.unknown(4)) == (STRATEGIES["random"], "")
 

@@ -77,8 +77,8 @@ async def infer(
     def work() -> Response:
         volume, known_as = _volume(app, user, image, session_id, file)
         begin, more = _begin(app, image, volume, label)
-        if model != AUTOMATIC:
-            app.leases.clicked(known_as, name)
+        if known_as == image and model != AUTOMATIC:
+            app.leases.clicked(image, name)
         answer, click = task.answer(volume, known_as, sent | more, name, begin)
         return _response(request, app, model, output, volume, answer, click)
 
