@@ -179,7 +179,7 @@ def test_a_new_label_is_the_servers_from_then_on(window: Panel, site: Site, new_
 def test_next_says_who_chose_and_why_and_opens_a_study_without_a_label(
     window: Panel, site: Site, new_study: Callable
 ) -> None:
-    study = new_study()
+    study, *_ = (new_study() for _ in range(3))  # two that nobody has touched, to be offered
     open_flat(window, study)
     window.choose("liver")
     window.click(inside(study, "liver", largest(study, "liver")))
@@ -188,7 +188,8 @@ def test_next_says_who_chose_and_why_and_opens_a_study_without_a_label(
     answer = window.page.locator(".medsa-next")
     window.page.keyboard.press("n")
     answer.get_by_text("This study has unsaved work").wait_for()
-    assert "Chosen by random: A random image that has no label yet." in answer.inner_text()
+    assert answer.get_by_label("Strategy").input_value() == "random"
+    assert ": A random image that has no label yet. " in answer.inner_text()
     assert re.search(r"\d+ images have no label yet", answer.inner_text())
     first = offered[-1].json()["id"]
     with window.page.expect_response("**/activelearning/**"):

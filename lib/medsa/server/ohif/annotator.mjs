@@ -331,7 +331,7 @@ export class Annotator extends EventTarget {
     let found = {};
     for (let asked = 0; asked < MOST_ASKED && !(found.id && !avoided.includes(found.id)); asked += 1) {
       const answer = await this.server.next(name, avoided);
-      if (!answer.id) return null;
+      if (!answer.id) return answer.why ? answer : null;
       if (answer.id !== this.work?.series || !found.id) found = answer;
     }
     return { why: info.strategies[name].description, remaining: total - completed, ...found, strategy: name, strategies };

@@ -55,7 +55,7 @@ function following(annotator) {
     ask.disabled = true;
     try {
       const found = await annotator.next({ strategy: strategy.value, skipped });
-      if (!found) return say([h('p', {}, 'Every image has a label: there is nothing left to do.')], act('Good', close));
+      if (!found?.id) return say([h('p', {}, found ? `Not now: ${found.why}.` : 'Every image has a label: there is nothing left to do.')], act('Good', close));
       offer(found);
     } catch (error) {
       annotator.trouble(error);
