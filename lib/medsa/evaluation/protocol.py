@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medsa.data.model_input import Frame, slice_input
+from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.evaluation.overlap import dice
 from medsa.prompts.annotator import first_click, next_click, tight_box
@@ -130,24 +131,27 @@ def background_point(truth: Mask, rng: np.random.Generator) -> tuple[int, int] |
 
 
 def _encode(segmenter: Segmenter, volume: Volume, k: int, window: str) -> Tensor:
-    sam = segmenter.sam
-    frame = Frame.of(volume, sam.config, sam.image_size)
-    image = slice_input(volume, k, segmenter.window(volume, window), sam.config, frame)
+    sam, (seen, orientation) = segmenter.sam, segmenter.seen(volume)
+    frame = Frame.of(seen, sam.config, sam.image_size)
+    at, shown = orientation.slice_of(k), segmenter.window(volume, window)
+    image = slice_input(seen, at, shown, sam.config, frame)
     with torch.inference_mode():
         return sam.encode(image.to(sam.dense_pe))
 
 
 def own_answer(sam: Promptable, embedding: Tensor, volume: Volume, point: tuple[int, int]) -> Mask:
     """(I, J) what the model answers to one click (i, j), without the runtime's corrections around it."""
-    frame = Frame.of(volume, sam.config, sam.image_size)
-    x, y = frame.points_to_model(np.array([point], dtype=np.float64))[0]
+    orientation = Orientation.of(volume)
+    frame = Frame.of(orientation.volume(volume), sam.config, sam.image_size)
+    x, y = frame.points_to_model(orientation.points(np.array([[*point, 0.0]]))[:, :2])[0]
     with torch.inference_mode():
         placed = torch.tensor([[[x, y]]]).to(sam.dense_pe)
         logits, scores = sam.decode(
             embedding, points=placed, point_labels=torch.ones(1, 1).to(placed), multimask=sam.multimask
         )
         best = int(scores[0].argmax())
-        return (frame.logits_to_voxel(logits[0, best].float()[None])[0].cpu().numpy() > 0).T
+        seen = (frame.logits_to_voxel(logits[0, best].float()[None])[0].cpu().numpy() > 0).T
+        return orientation.stored(seen[:, :, None])[:, :, 0]
 
 
 def _clicked(segmenter: Segmenter, volume: Volume, truth: Mask, k: int, window: str) -> dict[str, float]:

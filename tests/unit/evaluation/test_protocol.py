@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.adapters.conftest import small_sam
 
+from medsa.data.geometry import LPS_TO_RAS
 from medsa.data.volume import Volume
 from medsa.evaluation import protocol
 from medsa.evaluation.forgetting import FORGETTING
@@ -30,7 +31,7 @@ class Drawn:
         mask[(i - 14) ** 2 + (j - 14) ** 2 < 60] = 1
         mask[(i - 34) ** 2 + (j - 28) ** 2 < 40] = 2
         voxels = np.asfortranarray(mask * 60 + rng.normal(0, 4, mask.shape), np.float32)
-        return Volume(voxels, np.eye(4)), mask, {1: "liver", 2: "spleen"}
+        return Volume(voxels, LPS_TO_RAS), mask, {1: "liver", 2: "spleen"}
 
 
 CASES = [Drawn("a", "DOE^JANE"), Drawn("b", "DOE^JANE", 1), Drawn("c", "ROE^JIM", 2)]
@@ -91,6 +92,17 @@ def test_a_deaf_model_is_found_out_by_its_own_answer(segmenter):
     point = protocol.background_point(truth[:, :, 1], np.random.default_rng(0))
     answer = protocol.own_answer(Deaf(), None, volume, point)
     assert protocol.dice(answer, truth[:, :, 1]) > 0.85
+
+
+def test_the_control_sees_a_volume_the_same_way_round_as_the_runtime(segmenter):
+    volume, _, _ = CASES[0].read()
+    turned = Volume(np.asfortranarray(volume.voxels[::-1, ::-1, ::-1]), np.diag([1.0, 1.0, -1.0, 1.0]))
+    one, other = (
+        protocol.own_answer(segmenter.sam, protocol._encode(segmenter, v, k, "auto"), v, at)
+        for v, k, at in ((volume, 0, (5, 30)), (turned, 2, (42, 9)))
+    )
+    assert one.any()
+    assert (other == one[::-1, ::-1]).all()
 
 
 @settings(max_examples=50, deadline=None)
