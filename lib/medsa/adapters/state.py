@@ -131,6 +131,13 @@ def newest_adapter(folder: Path, method: str = "", without: Collection[str] = ()
     return max(fitting, key=lambda name: cards[name].created, default=None)
 
 
+def newest_promptless(folder: Path) -> Path | None:
+    """The folder of the version made last that segments by itself; raises as `newest_adapter`."""
+    cards = {path: read_card(path) for path in adapter_folders(folder).values()}
+    found = [path for path, card in cards.items() if not card.method.prompts]
+    return max(found, key=lambda path: cards[path].created, default=None)
+
+
 def starter_adapter(backbone: str) -> Path | None:
     """The adapter that comes with the package: served on its backbone until a site has a better one."""
     return adapter_folders(SHIPPED / backbone).get(STARTER)

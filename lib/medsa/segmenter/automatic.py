@@ -7,7 +7,7 @@ better what is meant. Slices are seen one by one, also by models with depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.prompts.annotator import tight_box
 from medsa.prompts.prompt import Prompt
+from medsa.segmenter.classes import Classifier, classify_volume
 from medsa.segmenter.memory import look_of
 from medsa.segmenter.propagate import stop_if
 from medsa.segmenter.prototypes import Cells, Prototypes, gather, likeness, places_of
@@ -121,6 +122,36 @@ def find(
         ).stored(orientation)
         for name, found in maps.items()
     }
+
+
+def find_taught(
+    segmenter: Segmenter,
+    classifier: Classifier,
+    volume: Volume,
+    names: Collection[str],
+    *,
+    window: str = "auto",
+    progress: Progress = lambda _done, _most: None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Found]:
+    """Those of `names` that a model without prompts was taught, as it sees them; `segmenter` lends its turns.
+
+    `progress(done, most)` counts slices. Raises `CancelledError` soon after `cancelled()`.
+    """
+    answer = classify_volume(
+        classifier,
+        volume,
+        window=window,
+        progress=progress,
+        cancelled=cancelled,
+        turn=segmenter.encoding.turn,
+    )
+    found = {}
+    for place, name in enumerate(classifier.labels, start=1):
+        if name in names:
+            mask, sure = (answer.mask == place).astype(np.uint8, order="F"), answer.sure[name]
+            found[name] = Found(mask, sure, mask * np.float32(sure))
+    return found
 
 
 def _object(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,11 +83,13 @@ def classify_volume(
     window: str = "auto",
     progress: Callable[[int, int], None] = lambda _done, _most: None,
     cancelled: Callable[[], bool] | None = None,
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Classified:
     """All labels of a volume, or of some of its slices, the others left empty.
 
     A slice that lies in several slabs gets the mean of what each says, as clicks do (`segmenter.slabs`).
-    `progress(done, most)` counts slices. Raises `CancelledError` soon after `cancelled()`.
+    `progress(done, most)` counts slices; each slab is computed within a `turn()`. Raises `CancelledError`
+    soon after `cancelled()`.
     """
     wanted = sorted(set(range(volume.shape[2]) if slices is None else slices))
     frame = Frame.of(volume, classifier.config, classifier.image_size)
@@ -100,7 +103,7 @@ def classify_volume(
         for slab, _ in parts:
             if slab not in seen:
                 images = [slice_input(volume, at, chosen, classifier.config, frame) for at in slab.slices]
-                with torch.no_grad():
+                with turn(), torch.no_grad():
                     seen[slab] = classifier.classify(torch.cat(images)).softmax(dim=1)
         mixed = torch.stack([part * seen[slab][k - slab.first] for slab, part in parts]).sum(dim=0)
         likely = frame.logits_to_voxel(mixed).cpu().numpy().transpose(0, 2, 1)

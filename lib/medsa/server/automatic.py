@@ -1,20 +1,23 @@
-"""`medsa_auto`: objects found unasked, by what the site's labelled studies look like."""
+"""`medsa_auto`: objects found unasked, by an adapter that was taught to, or by the looks of labelled ones."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from numpy.typing import NDArray
 
+from medsa.adapters.state import newest_promptless, read_card
 from medsa.config import data_dir
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError
-from medsa.segmenter.automatic import Found, find
+from medsa.segmenter.automatic import Found, find, find_taught
+from medsa.segmenter.classes import PromptlessSam
 from medsa.segmenter.prototypes import Prototypes
 from medsa.server.click import Click, read_automatic
 from medsa.server.examples import Examples
@@ -67,27 +70,56 @@ class Automatic:
         """
         runtime, window = self.runtime, window or self.runtime.options.window
         served, segmenter = runtime.models.segmenter(adapter)
+        found: dict[str, Found] = {}
+        taught = self.taught()
+        if taught is not None and (meant := self._meant(taught, names)):
+            found = find_taught(
+                segmenter,
+                PromptlessSam(runtime.models.bank.load(taught), read_card(taught).labels),
+                volume,
+                meant,
+                window=window,
+                progress=progress or (lambda _done, _most: None),
+                cancelled=cancelled,
+            )
         known: dict[str, Prototypes] = {}
         for label in runtime.labels.labels:
-            if names and label.name not in names:
+            if label.name in found or (names and label.name not in names):
                 continue
             one = self.examples.of(label, volume, segmenter, window, without=image, cancelled=cancelled)
             if one is not None:
                 known[label.name] = one
-        missing = [name for name in names if name not in known]
-        if missing or not known:
+        missing = [name for name in names if name not in known and name not in found]
+        if missing or not (known or found):
             raise nothing_to_go_by(missing)
-        found = find(segmenter, volume, known, window=window, progress=progress, cancelled=cancelled)
+        if found and taught is not None:
+            served = f"{taught.name}, {served}" if known else taught.name
+        if known:
+            found |= find(segmenter, volume, known, window=window, progress=progress, cancelled=cancelled)
         confidences = {name: round(one.confidence, 4) for name, one in found.items()}
-        logger.info(f"{short(image)} was looked through for {len(known)} labels")
+        logger.info(f"{short(image)} was looked through for {len(found)} labels")
         return Labelled(self._joined(volume, found), confidences, served)
 
     def check(self, names: Sequence[str]) -> None:
         """Raise `BadInputError` when no labelled study can hold one of `names`, or any label at all."""
-        held = [label.name for label in self.runtime.labels.labels if self.examples.any_of(label)]
+        taught = self.taught()
+        sure = self._meant(taught, names) if taught is not None else set()
+        held = [
+            one.name for one in self.runtime.labels.labels if one.name in sure or self.examples.any_of(one)
+        ]
         missing = [name for name in names if name not in held]
         if missing or not held:
             raise nothing_to_go_by(missing)
+
+    def taught(self) -> Path | None:
+        """The site's newest adapter version that segments by itself, if there is one."""
+        folder = self.runtime.options.adapters
+        return newest_promptless(Path(folder)) if folder else None
+
+    def _meant(self, taught: Path, names: Sequence[str]) -> set[str]:
+        """Labels that a version was taught and that are wanted here: of `names`, or of the label set."""
+        wanted = set(names) or {label.name for label in self.runtime.labels.labels}
+        return wanted & set(read_card(taught).labels)
 
     def _joined(self, volume: Volume, found: Mapping[str, Found]) -> NDArray[np.uint8]:
         """One mask of all labels; where two meet, that which the voxel is more like."""
