@@ -53,13 +53,15 @@ def write_scores(book: Book, images: list[str], runtime: Runtime) -> None:
     """Pages as scoring writes them, of made-up figures."""
     rng = np.random.default_rng(0)
     encoder, model = keys_of(runtime.segmenter, runtime.options.window)
+    pages = {}
     for image in images:
         found = {
             label: {part: float(rng.random()) for part in ("flip", "jitter", "boundary")} for label in LABELS
         }
         look = rng.normal(size=WIDTH).astype(np.float32)
         held = dict.fromkeys(LABELS, float(rng.random()))
-        book.write(image, Page("60", encoder, look, model, frozenset(LABELS), found, held))
+        pages[image] = Page("60", encoder, look, model, frozenset(LABELS), found, held)
+    book.write(pages)
 
 
 def main() -> None:

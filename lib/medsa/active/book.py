@@ -80,14 +80,17 @@ class Book:
             return 0, 0
         return state.st_mtime_ns, state.st_size
 
-    def write(self, study: str, page: Page) -> None:
-        """Put down what is known of a study, in the place of what was."""
-        row = (
-            page.content, page.encoder, page.look.astype("<f4").tobytes(), page.model,
-            json.dumps(sorted(page.asked)), json.dumps(page.components), json.dumps(page.held),
-        )  # fmt: skip
+    def write(self, pages: Mapping[str, Page]) -> None:
+        """Put down what is known of studies, by their ids, in the place of what was; all of it or nothing."""
+        rows = [
+            (
+                hashed(study), page.content, page.encoder, page.look.astype("<f4").tobytes(), page.model,
+                json.dumps(sorted(page.asked)), json.dumps(page.components), json.dumps(page.held),
+            )
+            for study, page in pages.items()
+        ]  # fmt: skip
         with self._open() as file:
-            file.execute("REPLACE INTO studies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (hashed(study), *row))
+            file.executemany("REPLACE INTO studies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def pages(self) -> dict[str, Page]:
         """Every study that something is known of, by the hash of its id."""

@@ -228,7 +228,7 @@ class Scoring:
                 page = Page(
                     about[image].state, encoder, found.look, model, asked, found.components, found.held
                 )
-                self.book.write(image, page)
+                self.book.write({image: page})
 
             return score
 

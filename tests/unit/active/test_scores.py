@@ -1,6 +1,9 @@
 """Scores: what makes a model unsure raises them, size does not; and what has been found out is kept."""
 
+import os
+import signal
 import stat
+import time
 
 import numpy as np
 import pytest
@@ -87,12 +90,10 @@ def test_the_book_keeps_pages_for_its_owner_alone_and_without_names(tmp_path) ->
     book = Book(tmp_path / "new" / "book.sqlite")
     assert book.pages() == {}
     assert book.stamp == (0, 0)
-    book.write(
-        "DOE^JOHN", page(1, model="m", asked=frozenset({"liver"}), components={"liver": {"flip": 0.5}})
-    )
-    book.write("other", page(2))
+    first = page(1, model="m", asked=frozenset({"liver"}), components={"liver": {"flip": 0.5}})
+    book.write({"DOE^JOHN": first, "other": page(2)})
     before = book.stamp
-    book.write("DOE^JOHN", page(3, model="m2", held={"liver": 0.25}))
+    book.write({"DOE^JOHN": page(3, model="m2", held={"liver": 0.25})})
     assert book.stamp != before
     assert stat.S_IMODE(book.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(book.path.parent.stat().st_mode) == 0o700
@@ -116,3 +117,23 @@ def test_a_proposal_is_compared_once_with_each_label_and_outlives_its_study(tmp_
     book.keep_only([])
     assert book.proposals() == [early, late]
     assert late.mean == 0.2
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_whole_pages(tmp_path) -> None:
+    book = Book(tmp_path / "book.sqlite")
+    child = os.fork()
+    if not child:
+        for n in range(10**6):
+            book.write({f"{n}": page(n)})
+        os._exit(0)
+    try:
+        ends = time.monotonic() + 120
+        while not book.path.is_file() or len(book.pages()) < 3:
+            assert time.monotonic() < ends
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    kept = book.pages()
+    assert set(kept) == {hashed(f"{n}") for n in range(len(kept))}
+    book.write({"next": page(0)})
+    assert len(book.pages()) == len(kept) + 1

@@ -1,7 +1,10 @@
 """The next study: never one that is labelled, locked, gone or with somebody else; and why it is that one."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
+from benchmarks.next_study import drawn_store, write_scores
 from tests.unit.adapters.conftest import small_sam
 
 from medsa.active.book import Book, Page, Proposal
@@ -84,10 +87,8 @@ def score(runtime: Runtime, shelf: Shelf, sure: dict[str, float]) -> None:
     for name, value in sure.items():
         look = np.zeros(8, np.float32)
         look[ord(name) - ord("a")] = 1
-        shelf.book.write(
-            name,
-            Page("", encoder, look, model, frozenset({"liver"}), {"liver": {"flip": value}}, {"liver": 0.9}),
-        )
+        found = {"liver": {"flip": value}}
+        shelf.book.write({name: Page("", encoder, look, model, frozenset({"liver"}), found, {"liver": 0.9})})
     shelf.renew(encoder, model)
 
 
@@ -147,6 +148,20 @@ def test_a_study_that_vanished_since_the_list_was_made_is_not_offered(offers, st
     assert offers.next("first", {}, "ann")["id"] == "c"
 
 
+def test_of_five_thousand_studies_each_strategy_finds_one_without_reading_any(runtime, tmp_path) -> None:
+    store = drawn_store(5000)
+    store.volume.side_effect = AssertionError("no image is read")
+    shelf = Shelf(Book(tmp_path / "book.sqlite"))
+    write_scores(shelf.book, list(store.described()), runtime)
+    offers = Offers(store, runtime, shelf, Leases(1800))
+    given = [offers.next(name, {"modality": "CT"}, who) for name in STRATEGIES for who in ("ann", "bob")]
+    assert [told["strategy"] for told in given] == [name for name in STRATEGIES for _ in range(2)]
+    assert len({told["id"] for told in given}) == len(given)
+    assert not {told["id"] for told in given} & set(store.get_labeled_images())
+    assert all("warning" not in told for told in given)
+    assert store.is_there.call_count == len(given)
+
+
 def test_the_least_sure_study_comes_first_and_the_answer_says_why(offers, runtime, shelf) -> None:
     score(runtime, shelf, dict(zip("bcdef", (0.1, 0.2, 0.9, 0.3, 0.4), strict=True)))
     told = offers.next("uncertainty", {}, "ann")
@@ -159,7 +174,7 @@ def test_the_least_sure_study_comes_first_and_the_answer_says_why(offers, runtim
 def test_what_is_leased_counts_as_covered_so_that_annotators_get_what_differs(offers, runtime, shelf) -> None:
     encoder, model = keys_of(runtime.segmenter, runtime.options.window)
     for name, place in zip(NAMES, ([0, 0], [9, 0], [9, 0.1], [0, 5], [0.1, 5], [1, 1]), strict=True):
-        shelf.book.write(name, Page("", encoder, np.array([*place, 0], np.float32), model))
+        shelf.book.write({name: Page("", encoder, np.array([*place, 0], np.float32), model)})
     first = offers.next("diversity", {}, "ann")["id"]
     second = offers.next("diversity", {}, "bob")["id"]
     assert {first, second} not in ({"b", "c"}, {"d", "e"})
@@ -215,9 +230,9 @@ def test_scoring_does_what_is_new_and_after_a_promotion_all_again(
 def test_scoring_goes_on_where_it_was_ended_and_keeps_to_its_minutes(scoring, shelf) -> None:
     write, kept = shelf.book.write, []
 
-    def write_two(study: str, page: Page) -> None:
-        write(study, page)
-        kept.append(study)
+    def write_two(pages: Mapping[str, Page]) -> None:
+        write(pages)
+        kept.extend(pages)
         if len(kept) == 2:
             scoring._stop.set()
 
