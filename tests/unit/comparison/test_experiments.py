@@ -53,6 +53,17 @@ def test_every_table_of_the_papers_is_there() -> None:
     assert med_sa.paper["1"]["average"] == {"dice": 0.883}
 
 
+def test_the_plan_in_the_docs_is_one(tmp_path) -> None:
+    text = (CONFIGS.parent / "docs" / "compare.md").read_text()
+    path = tmp_path / "plan.yaml"
+    path.write_text(text.split("```yaml")[1].split("```")[0])
+    found = read_plan(path)
+    assert [entrant.promptless for entrant in found.entrants] == [False] * 5 + [True] * 2
+    assert found.entrants[3].read().encoder.low_rank.rank == 16
+    assert found.length_of(found.entrants[2]).minutes == 5
+    assert found.length_of(found.entrants[6]).minutes == 10
+
+
 def test_every_entrant_can_be_built_with_its_changes() -> None:
     with torch.device("meta"):
         sam = build_sam("lite_medsam")
