@@ -111,7 +111,7 @@ class Shelf:
         if read is None:
             return self.renew(encoder, model)
         if read[0] != state and not self._reading.locked():
-            threading.Thread(target=self.renew, args=(encoder, model), name="book", daemon=True).start()
+            threading.Thread(target=self.renew, args=(encoder, model), name="book").start()
         return read[1] if read[0][1:] == state[1:] else Novelty(Known.of({}, encoder, model))
 
     def renew(self, encoder: str, model: str) -> Novelty:

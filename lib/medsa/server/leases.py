@@ -12,7 +12,7 @@ CLICKED = 300.0
 
 @dataclass(frozen=True)
 class Free:
-    """Images that may be offered, and a sentence when somebody works on them; ("", ()) for none."""
+    """Images that may be offered, none perhaps, and a sentence when somebody works on them."""
 
     images: Sequence[str]
     warning: str = ""

@@ -56,9 +56,8 @@ class Offers:
                     return {"remaining": len(images), "why": why} if images else {}
                 told = self._chosen(chooser, free, who, refused)
         if self.runtime.options.ahead and not self._fetching.locked():
-            threading.Thread(
-                target=self._fetch, args=(told["id"], self._planned.get(name)), name="next study", daemon=True
-            ).start()
+            offered = told["id"], self._planned.get(name)
+            threading.Thread(target=self._fetch, args=offered, name="next study").start()
         return {**told, "remaining": len(images)}
 
     def _chosen(self, chooser: Strategy, free: Free, who: str, refused: set[str]) -> dict[str, Any]:
