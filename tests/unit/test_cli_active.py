@@ -1,6 +1,12 @@
 """`medsa campaign` and `medsa report`: what they refuse, and what they write."""
 
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
 import pytest
+from tests.unit.adapters.conftest import small_sam
 
 from medsa.active.book import Proposal
 from medsa.cli import main
@@ -20,6 +26,41 @@ def test_a_campaign_that_cannot_be_says_why(tmp_path, capsys, more, said) -> Non
     assert main(["campaign", str(tmp_path / "none"), "--out", str(tmp_path / "out"), *more]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def labelled(tmp_path) -> Path:
+    """Four small labelled studies."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        mask = np.indices((40, 36, 3))[0] < rng.integers(14, 24)
+        values = np.where(mask, 180, 60) + rng.normal(0, 5, mask.shape)
+        for kind, content in (("images", values.astype(np.int16)), ("labels", mask.astype(np.uint8))):
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(content, np.eye(4)), tmp_path / "data" / kind / f"{seed}.nii.gz")
+    return tmp_path / "data"
+
+
+def test_a_campaign_writes_its_figures_and_a_page_and_is_not_done_twice(
+    labelled, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("medsa.sam.load_sam", lambda *_, **__: small_sam("vit"))
+    monkeypatch.setattr("medsa.active.campaign.CAP", 2)
+    out = tmp_path / "out"
+    command = ["campaign", str(labelled), "--out", str(out), "--adapter", "none", "--no-gate", "--steps", "1"]
+    command += ["--strategies", "random,first", "--seeds", "1", "--start", "1", "--batch", "1"]
+    command += ["--budget", "2", "--held-out", "1"]
+    assert main(command) == 0
+    assert "better than random beyond chance: none" in capsys.readouterr().out
+    found = json.loads((out / "campaign.json").read_text())
+    assert set(found["runs"]) == {"random", "first"}
+    assert found["runs"]["first"][0][1]["how"] == "first"
+    assert "No strategy is better than random" in (out / "report.html").read_text()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/round*.json")}
+    assert len(before) == 3
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/round*.json")} == before
+    assert json.loads((out / "campaign.json").read_text()) == found
 
 
 def test_a_report_tells_what_to_do_before_there_is_anything_and_then_draws_the_curve(
