@@ -55,6 +55,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument("--prompts", default="1,3,10,box,box0.75,box0.5,noc", metavar="LIST")
     what.add_argument("--seeds", type=int, default=1, metavar="N", help="times it is asked (1)")
     what.add_argument("--deepest", action="store_true", help="first clicks at the deepest point")
+    what.add_argument(
+        "--anywhere", action="store_true", help="further clicks anywhere in the largest wrong region"
+    )
     what.add_argument("--labels", default="", metavar="A,B", help="names or values (default: all)")
     what.add_argument("--slices", type=int, default=2, metavar="N", help="slices of each label and case (2)")
     what.add_argument("--volumes", action="store_true", help="whole volumes instead of slices")
@@ -119,7 +122,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     others = _others(segmenter, args, controls)
     sam = segmenter.sam
     model = {"backbone": sam.config.name, "digest": sam.digest, "adapter": sam.adapter_digest}
-    protocol = replace(protocol, raw=args.raw, background="background" in controls)
+    background = "background" in controls
+    protocol = replace(protocol, raw=args.raw, anywhere=args.anywhere, background=background)
     slices = None if args.volumes else args.slices
     wanted = Wanted(protocol, model, args.seeds, slices, labels, window)
     record = args.json.with_name(f".{args.json.name}.record")
@@ -138,6 +142,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     figures = {
         "model": model,
         "protocol": {"prompts": args.prompts, "seeds": args.seeds, "deepest": args.deepest}
+        | {"anywhere": args.anywhere}
         | {"slices": slices, "tolerance": args.tolerance, "cases": len(cases)}
         | {"raw": args.raw, "window": window},
         **_figures(entries),

@@ -35,7 +35,8 @@ class Protocol:
     """What is asked: `clicks` after which the mask is kept, `boxes` by their IoU with the tight one, `noc`.
 
     `tolerance` in mm is that of the surface Dice; `deepest`: the first click is at the deepest point, else
-    anywhere in the object. `background`: a click far away from the object is asked, too. `raw`: the model is
+    anywhere in the object. `anywhere`: further clicks are anywhere in the largest wrong region, else at its
+    deepest point. `background`: a click far away from the object is asked, too. `raw`: the model is
     asked by itself, without what the runtime makes of prompts and answers.
     """
 
@@ -44,6 +45,7 @@ class Protocol:
     noc: bool = True
     deepest: bool = False
     tolerance: float = 2.0
+    anywhere: bool = False
     background: bool = False
     raw: bool = False
 
@@ -155,6 +157,7 @@ def objects(truth: Mask, slices: int | None) -> list[int | None]:
 def _clicks(target: Target, protocol: Protocol, seed: Sequence[int], found: Answers) -> Dialogue:
     """Clicks up to the cap, each where the mask before it is most wrong; a right mask stays as it is."""
     rng = None if protocol.deepest else np.random.default_rng([*seed, 0])
+    further = np.random.default_rng([*seed, 3]) if protocol.anywhere else None
     click: Click | None = _first(target, rng)
     points: dict[bool, list[tuple[int, ...]]] = {True: [], False: []}
     session, curve = Session(), list[float]()
@@ -164,7 +167,7 @@ def _clicks(target: Target, protocol: Protocol, seed: Sequence[int], found: Answ
             points[click.positive].append(click.index)
             prompt = Prompt(_placed(points[True], target.k), _placed(points[False], target.k))
             reply = yield Ask(target, prompt, target.k, session, protocol.raw)
-            click = next_click(target.truth, reply.mask)
+            click = next_click(target.truth, reply.mask, further)
             curve.append(dice(reply.mask, target.truth))
         else:
             curve.append(curve[-1])

@@ -10,7 +10,7 @@ from tests.unit.adapters.conftest import small_sam
 from medsa.adapters.inject import adapt
 from medsa.data.volume import Volume
 from medsa.evaluation.answering import hold, one_by_one, together
-from medsa.evaluation.asking import Answers, Protocol, Target, dialogues
+from medsa.evaluation.asking import Answers, Protocol, Reply, Target, dialogues
 from medsa.segmenter import Segmenter
 
 PROTOCOL = Protocol(clicks=(1, 2, 5), boxes=(1.0, 0.75), noc=True)
@@ -64,6 +64,23 @@ def test_together_as_one_by_one(name: str) -> None:
         assert other.numbers == pytest.approx(one.numbers, abs=0.01)
     same = [one.prompts == other.prompts for one, other in zip(alone, all_, strict=True)]
     assert np.mean(same) > 0.8
+
+
+def test_clicks_are_deep_or_anywhere_in_what_is_wrong() -> None:
+    """An answer that is always empty leaves the object wrong: clicks go to its middle, or all over it."""
+    target = targets()[0]
+    for anywhere in (False, True):
+        clicked = []
+
+        def nothing(asks, clicked=clicked):
+            clicked += [tuple(ask.prompt.foreground[-1, :2]) for ask in asks]
+            return [Reply(np.zeros_like(target.truth), 0.0) for _ in asks]
+
+        protocol = Protocol(boxes=(), noc=False, deepest=True, anywhere=anywhere)
+        hold(dialogues(target, protocol, [5], Answers()), nothing)
+        assert len(clicked) == 10
+        assert len(set(clicked)) == 1 if not anywhere else len(set(clicked)) > 5
+        assert all(target.truth[int(i), int(j)] for i, j in clicked)
 
 
 def test_each_slice_is_encoded_once_and_asked_about_in_few_calls(monkeypatch) -> None:
