@@ -36,6 +36,9 @@ examples:
   medsa evaluate hippocampus/ --volumes --prompts 1,5,box --deepest --json volumes.json
 """
 
+PROMPTS = "1,3,10,box,box0.75,box0.5,noc"
+CONTROLS = ("background", "off", "forgetting")
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `evaluate`."""
@@ -52,7 +55,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--html", type=Path, metavar="FILE", help="the same as a page to look at")
     what = evaluate.add_argument_group("what is asked")
     add_options(what)
-    what.add_argument("--prompts", default="1,3,10,box,box0.75,box0.5,noc", metavar="LIST")
+    what.add_argument(
+        "--prompts", default=PROMPTS, metavar="LIST", help=f"clicks, boxes by IoU, and noc ({PROMPTS})"
+    )
     what.add_argument("--seeds", type=int, default=1, metavar="N", help="times it is asked (1)")
     what.add_argument("--deepest", action="store_true", help="first clicks at the deepest point")
     what.add_argument(
@@ -80,9 +85,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     model.add_argument("--adapter", type=Path, metavar="DIR", help="a version, or none; default: the starter")
     model.add_argument("--method", metavar="NAME", help="an untrained method: what it sees at its start")
     model.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-
-
-CONTROLS = ("background", "off", "forgetting")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
