@@ -125,6 +125,8 @@ class Entrant(_Data):
             self.read()
         elif self.change:
             raise ValueError("a U-Net has nothing to change")
+        if self.promptless and not self.train:
+            raise ValueError(f"{self.method} without training knows no label: leave train out")
         return self
 
     @property

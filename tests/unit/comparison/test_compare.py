@@ -160,7 +160,9 @@ def test_the_command_writes_a_report_of_its_own_that_names_nobody(
         ("{title: x, budget: {minutes: 1}, entrants: [sam], asked: {prompts: 1;2}}", (), "unknown prompt"),
         ("{title: x, budget: {minutes: 1}, entrants: [{method: ma_sam, change: {dept: 3}}]}", (), "dept"),
         ("{title: x, budget: {steps: 1}, entrants: [sam], warm_start: {steps: 1, method: msa}}", (), "place"),
+        ("{title: x, budget: {steps: 1}, entrants: [{method: unet, train: false}]}", (), "knows no label"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--steps", "0"), "greater than 0"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--dataset", "nowhere"), "unknown data set"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--labels", "liver"), "no label is called"),
     ],
 )  # fmt: skip
