@@ -255,31 +255,30 @@ class Scoring:
 
     def _compare(self, image: str, state: str) -> None:
         """The pre-annotation against the label; without one, what the model would propose now."""
-        saved = self.store.newest_label(image)
-        if saved is None:
+        saved, index = (
+            self.store.newest_label(image),
+            {one.name: one.index for one in self.store.labels.labels},
+        )
+        label, names = saved or (None, {})
+        known = {name: value for value, name in names.items() if name in index}
+        if label is None or not known:
             return
-        (label, names), labels = saved, self.store.labels
         if ORIGINAL in self.store.get_labels_by_image_id(image):
             path = Path(self.store.get_label_uri(image, ORIGINAL))
-            proposed, source = read_label(path, self.store.volume(image), labels), "original"
+            proposed, source = read_label(path, self.store.volume(image), self.store.labels), "original"
             version = str(self.store.get_label_info(image, ORIGINAL).get("adapter", ""))
         else:
-            known = [name for name in names.values() if any(name == one.name for one in labels.labels)]
             try:
                 found = self.automatic.segment(
-                    self.store.volume(image), image, known, cancelled=self._stop.is_set
+                    self.store.volume(image), image, list(known), cancelled=self._stop.is_set
                 )
             except BadInputError:
                 return  # no other labelled study shows what to look for, yet
             proposed, source, version = found.mask, "computed", found.adapter
-        index = {one.name: one.index for one in labels.labels}
         values = {
-            name: round(dice(proposed == index[name], label == value), 4)
-            for value, name in names.items()
-            if name in index
+            name: round(dice(proposed == index[name], label == value), 4) for name, value in known.items()
         }
-        if values:
-            self.book.propose(image, state, Proposal(_now(), version, source, values))
+        self.book.propose(image, state, Proposal(_now(), version, source, values))
 
     def _pause(self) -> None:
         """Wait until nobody has asked the model for anything for a moment."""
