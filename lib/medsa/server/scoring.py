@@ -255,11 +255,8 @@ class Scoring:
 
     def _compare(self, image: str, state: str) -> None:
         """The pre-annotation against the label; without one, what the model would propose now."""
-        saved, index = (
-            self.store.newest_label(image),
-            {one.name: one.index for one in self.store.labels.labels},
-        )
-        label, names = saved or (None, {})
+        index = {one.name: one.index for one in self.store.labels.labels}
+        label, names = self.store.newest_label(image) or (None, {})
         known = {name: value for value, name in names.items() if name in index}
         if label is None or not known:
             return
