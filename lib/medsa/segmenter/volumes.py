@@ -26,8 +26,10 @@ from medsa.segmenter.slices import keep_parts
 from medsa.segmenter.space import Spot, spread
 from medsa.segmenter.tones import Tones, same_object, tones_of
 
-GOES_ON = 0.5
-"""Predicted IoU of a model's answer to the neighbour's mask, below which the object has ended."""
+GOES_ON, GOES_ON_INSIDE = 0.4, 0.15
+"""Predicted IoU of a model's answer to the neighbour's mask, below which the object has ended.
+
+A box in space tells how far it goes: inside one only an answer that hardly is one ends it."""
 SURE = 0.6
 """Mean share (0.5..1) of what is carried to a slice, below which the object has ended there."""
 ALIKE = 0.5
@@ -137,7 +139,8 @@ class Following:
             answer = request.segmenter.decoder.decode(encoded, frame, SlicePrompt(), shown)
         logits = keep_parts(answer.logits.float(), neighbour.mask)
         state = self._bounded(replace(answer, logits=logits.half()))
-        return state if answer.score >= GOES_ON and state.mask.any() else None
+        least = GOES_ON if request.bounds is None else GOES_ON_INSIDE
+        return state if answer.score >= least and state.mask.any() else None
 
     def _remembered(self, k: int, beside: int, neighbour: State) -> State | None:
         """What memory finds on slice k."""

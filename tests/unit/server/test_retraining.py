@@ -192,7 +192,7 @@ def test_a_round_runs_in_a_process_of_its_own_and_tells_why_it_does_nothing(tmp_
     assert started["request"] == {"model": "medsa", "why": "a test", "minutes": 1.0}
     with pytest.raises(BusyError):
         training.start()
-    assert ended.wait(120)
+    assert ended.wait(300)
     told = training.status()
     assert (told["status"], training.running) == ("DONE", False)
     assert told["details"][-1] == "nothing done: no label is new since the last round"
