@@ -61,7 +61,8 @@ def study(name, *, wrong=False, patient=None):
 
 
 def plan(**changed):
-    settings = read_settings("default").model_copy(update={"rate": 3e-3, "epoch_items": 64, "ema": 0.9, "follow": 0.0})
+    changes = {"rate": 3e-3, "epoch_items": 64, "ema": 0.9, "follow": 0.0}
+    settings = read_settings("default").model_copy(update=changes)
     request = Request("decoder_only", length=Length(epochs=4), settings=settings)
     return replace(Plan(request, LENIENT, forgetting=()), **changed)
 
