@@ -71,6 +71,12 @@ def test_a_method_without_prompts_learns_and_says_how_well(
         (["--epochs", "1", "--settings", "nonsense"], "choose one of"),
         (["--epochs", "1", "--window", "nonsense"], "unknown window"),
         (["--epochs", "1", "--backbone", "nonsense"], "choose one of"),
+        (["--epochs", "1", "--dataset", "nonsense"], "unknown data set 'nonsense'; there are: amos22_ct"),
+        (
+            ["--epochs", "1", "--dataset", "btcv"],
+            "expected img/img<case>.nii.gz with label/label<case>.nii.gz",
+        ),
+        (["--epochs", "1", "--split", "test"], "--split is for a --dataset"),
         (["--epochs", "1", "--resume"], "no checkpoint"),
         (["--epochs", "1", "--from", "nowhere"], "no adapter version"),
     ],
