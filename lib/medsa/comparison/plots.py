@@ -81,10 +81,11 @@ def _against(axes: Axes, figures: Figures, prompt: str, value: Callable[[Figures
             value(line, asked), dice["mean"], yerr=span, fmt="s" if asked == UNASKED else "o", capsize=3,
             color=_colour(place), label=f"{line['name']}, {said(asked)}",
         )  # fmt: skip
-    axes.set_xscale("symlog", linthresh=1e4 if value is _trained else 1)
-    what = "parameters that learn" if value is _trained else "milliseconds of an answer, with its encoding"
-    axes.set_xlabel(what)
-    axes.set_xlim(left=-1e3 if value is _trained else 0)
+    if value is _trained:
+        axes.set_xscale("symlog", linthresh=1e4)
+        axes.set(xlim=(-1e3, None), xlabel="parameters that learn")
+    else:
+        axes.set(xscale="log", xlabel="milliseconds of an answer, with its encoding")
 
 
 def _trained(line: Figures, _prompt: str) -> float:

@@ -81,8 +81,8 @@ def model_card(
     ]
     lines = [f"# {method.title}, on {name}", "", *(f"- {what}: {value}" for what, value in said if value)]
     lines += ["", "## Dice", ""]
-    lines += [*_measured(figures, measured), *_known(card.metrics)] or ["Nothing was measured."]
-    lines += ["", "## Limits", "", *(f"- {limit}" for limit in (*_limits(card), *limits, *LIMITS))]
+    lines += [*_measured(figures, measured), *_known(card.metrics)] or ["Nothing was measured.", ""]
+    lines += ["## Limits", "", *(f"- {limit}" for limit in (*_limits(card), *limits, *LIMITS))]
     lines += [
         "",
         "## Licence",
@@ -121,7 +121,7 @@ def _known(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
         for name, values in metrics.items()
     ]
     head = [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
-    return ["While it was made:", "", *head, *rows]
+    return ["While it was made:", "", *head, *rows, ""]
 
 
 def _limits(card: Card) -> list[str]:
