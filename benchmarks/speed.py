@@ -32,10 +32,10 @@ from medsa.demo.check import TIMEOUT, infer
 from medsa.demo.orthanc import Orthanc
 from medsa.demo.server import Server
 from medsa.demo.studies import DemoStudy, abdomen, save, stow
-from medsa.prompts.annotator import first_click
+from medsa.prompts.annotator import Click, first_click, next_click
 
 PAUSE = 0.5  # seconds after SAM 2's turn: the threads it computed with wait for more before they sleep
-SMALL, LARGE, NEVER_SEEN = (256, 256, 60), (512, 512, 120), 3
+SMALL, LARGE, NEVER_SEEN, CORRECTIONS = (256, 256, 60), (512, 512, 120), 3, 5
 
 
 def main() -> None:
@@ -43,15 +43,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="turns each side takes (default 15)")
     parser.add_argument("--without-sam2", action="store_true", help="leave the comparison out")
+    parser.add_argument("--organ", default="liver", help="what is followed through a volume (liver)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="medsa-bench-") as name:
         folder = Path(name)
         describe_machine()
-        small, large = abdomen(SMALL), abdomen(LARGE, seed=1)
+        small, large, unseen = abdomen(SMALL), abdomen(LARGE, seed=1), abdomen(SMALL, seed=2)
         series = [large, *(another_series(large) for _ in range(NEVER_SEEN - 1))]
         environment = {"MEDSA_CACHE": str(folder / "cache")}
         with Orthanc(folder / "orthanc") as orthanc:
-            for study in (small, *series):
+            for study in (small, unseen, *series):
                 stow(orthanc.dicomweb_url, study.datasets)
             with (
                 Server(  # nothing is encoded ahead: slices are to be cold
@@ -64,6 +65,7 @@ def main() -> None:
                 sam2 = None if args.without_sam2 else sam2_click(small, folder)
                 take_turns(client, small, args.rounds, sam2)
                 first_clicks(client, series)
+                a_volume(client, unseen, args.organ)
                 info_meanwhile(client, server.url, large)
                 memory_row(server)
 
@@ -123,6 +125,29 @@ def first_clicks(client: httpx.Client, series: Sequence[DemoStudy]) -> None:
     depth = LARGE[2]
     times = [click(client, study, depth * (5 + number) // 12) for number, study in enumerate(series)]
     row("first click on a series never seen, 512 x 512 x 120", times, 6.0)
+
+
+def a_volume(client: httpx.Client, study: DemoStudy, organ: str) -> None:
+    """One click to a volume that the server has never been asked for, then clicks that correct it."""
+    truth, points = study.truth[organ], dict[bool, list[list[int]]]({True: [], False: []})
+    held = np.flatnonzero(truth.any(axis=(0, 1)))
+    k = int(held[len(held) // 2])
+    clicked, times, found = Click((*first_click(truth[:, :, k]).index, k), positive=True), [], []
+    one_slice = click(client, study, k)
+    for _ in range(1 + CORRECTIONS):
+        points[clicked.positive].append([int(at) for at in clicked.index])
+        asked = {"foreground": points[True], "background": points[False]}
+        mask, seconds = infer(client, study.series_uid, asked, "medsa_3d")
+        times.append(seconds)
+        found.append(int(mask.any(axis=(0, 1)).sum()))
+        following = next_click(truth, mask != 0)
+        if following is None:
+            break
+        clicked = following
+    size = " x ".join(map(str, truth.shape))
+    row(f"the clicked slice of a series never seen, {size}", [one_slice], 1.0)
+    row(f"then its volume, {found[0]} slices ({len(held)} hold it)", times[:1], 25.0)
+    row(f"a click that corrects it ({len(times) - 1} times)", times[1:] or [0.0], 1.5)
 
 
 def info_meanwhile(client: httpx.Client, url: str, study: DemoStudy) -> None:
