@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,14 @@ from medsa.training.augment import Augmenter
 from medsa.training.checkpoint import Averages, load_state, pack, save_state, unpack
 from medsa.training.embeddings import EmbeddingStore
 from medsa.training.history import History, Row
-from medsa.training.interaction import Decoder, Protocolled, Training, follow, interact
-from medsa.training.items import TRAIL, Grid, Item, evenly
+from medsa.training.interaction import Decoder, Training, follow, interact
+from medsa.training.items import TRAIL, Grid, Item, evenly, targets
 from medsa.training.length import Length
-from medsa.training.losses import cost, dice
+from medsa.training.losses import cost
 from medsa.training.settings import Settings, rate_at
+from medsa.training.validation import along_trails, by_prompt
 
 CHECKPOINT, BEST, EMBEDDINGS = "checkpoint/state.safetensors", "checkpoint/best.safetensors", "embeddings"
-SCORED = ("1 pt", "3 pts", "box")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Run:
         self.taken = max(1, round(settings.batch * len(self.groups) / max(1, len(training))))
         held = [item for item in validation if item.around is None]
         self.validation = evenly(held, settings.validation_items)
+        trails = [item for item in held if item.trail] if settings.follow else []
+        self.trails = evenly(trails, settings.validation_items // 2)
         self.parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
         self.optimizer = torch.optim.AdamW(
             [
@@ -173,7 +176,7 @@ class Run:
         leaf = embedding.detach().requires_grad_(embedding.requires_grad)
         total, rounds = 0.0, 0
         interaction, annotator = self._interaction(items, rng), Training(self.settings.prompts, rng)
-        truth, valid = _targets(items, leaf)
+        truth, valid = targets(items, leaf)
         with self._precision():
             for answer in interact(decoder, leaf, items, interaction, annotator):
                 with torch.autocast(leaf.device.type, enabled=False):
@@ -194,13 +197,10 @@ class Run:
         annotator = Training(self.settings.prompts, rng) if rng.random() < 0.5 else None
         length, total, rounds = int(rng.integers(2, TRAIL + 1)), 0.0, 0
 
-        def embedded(of: Sequence[Item]) -> Tensor:
-            with torch.no_grad():
-                return self._embeddings([[item] for item in of], coarse)
-
+        embedded = partial(self._alone, coarse=coarse)
         with self._precision():
             for beside, answer in follow(decoder, embedded, items, length, annotator):
-                truth, valid = _targets(beside, answer.logits)
+                truth, valid = targets(beside, answer.logits)
                 with torch.autocast(truth.device.type, enabled=False):
                     priced = cost(answer.logits, answer.scores, truth, valid, self.settings.loss)
                 if priced.loss.requires_grad:
@@ -260,6 +260,11 @@ class Run:
         together = slabs and learning and bool(rng.random() < self.settings.neighbours)
         embedding = self._embeddings(groups, coarse, together)
         return [item.coarser() for item in items] if coarse else items, embedding
+
+    def _alone(self, items: Sequence[Item], coarse: bool = False) -> Tensor:
+        """Embeddings (N, C, h, w) of items, each slice by itself; the encoder learns nothing from it."""
+        with torch.no_grad():
+            return self._embeddings([[item] for item in items], coarse)
 
     def _embeddings(self, groups: Sequence[Sequence[Item]], coarse: bool, together: bool = False) -> Tensor:
         """Embeddings of the items of each group, which share a picture: its slab's `together`, or not."""
@@ -322,8 +327,10 @@ class Run:
             row["loss"] = float(np.mean(state.losses))
         if self.validation:
             self.averages.swap()
-            row |= self._dice()
-            score = float(np.mean([row[name] for name in SCORED]))
+            found = by_prompt(self.decoder, self._alone, self.validation)
+            found |= along_trails(self.decoder, self._alone, self.trails)
+            row |= found
+            score = float(np.mean(list(found.values())))
             state.since = 0 if score > state.best else state.since + 1
             if score > state.best:
                 state.best = score
@@ -332,28 +339,6 @@ class Run:
         state.losses = []
         state.rows.append(row)
         history.record(row)
-
-    def _dice(self) -> dict[str, float]:
-        """Mean Dice of validation items at the logits' resolution, by prompt."""
-        found: dict[str, list[float]] = {name: [] for name in SCORED}
-        for first in range(0, len(self.validation), 8):
-            items = self.validation[first : first + 8]
-            with torch.no_grad():
-                _, embedding = self._embedded([[item] for item in items], np.random.default_rng(0))
-                truth, _ = _targets(items, embedding)
-                for interaction, names in (
-                    (Interaction("click", 2), ("1 pt", "", "3 pts")),
-                    (Interaction("box", 0), ("box",)),
-                ):
-                    values = [
-                        dice(torch.from_numpy(answer.shown), truth.cpu() > 0).tolist()
-                        for answer in interact(self.decoder, embedding, items, interaction, Protocolled())
-                    ]
-                    values += [values[-1]] * (len(names) - len(values))
-                    for name, value in zip(names, values, strict=True):
-                        if name:
-                            found[name] += value
-        return {name: float(np.mean(values)) for name, values in found.items()}
 
     def _save(self) -> None:
         self.state.averaged = self.averages.steps
@@ -390,13 +375,3 @@ def _by_picture(items: Sequence[Item]) -> list[list[Item]]:
 def grid_of(sam: Promptable, depth: int = 1) -> Grid:
     """What `sam` takes, in slabs of `depth`: the grid that items are made for."""
     return Grid(sam.config, sam.image_size, 4 * sam.embedding_size, depth)
-
-
-def _targets(items: Sequence[Item], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks (N, c, c) float and where they are not padding (N, c, c) bool."""
-    truth = torch.from_numpy(np.stack([item.mask for item in items]))
-    valid = torch.zeros_like(truth)
-    for n, item in enumerate(items):
-        rows, columns = item.extent
-        valid[n, :rows, :columns] = True
-    return truth.to(like), valid.to(like.device)

@@ -90,7 +90,7 @@ def plot(rows: Sequence[Row]) -> bytes:
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     curves = dict.fromkeys(
-        name for row in rows for name in row if name.endswith(("pt", "pts", "box", "no prompt"))
+        name for row in rows for name in row if name.endswith(("pt", "pts", "box", "no prompt", "slices on"))
     )
     for axes, names, title in ((left, LOSS, "training loss"), (right, tuple(curves), "validation Dice")):
         for name in names:

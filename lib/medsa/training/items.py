@@ -293,3 +293,13 @@ def runs_of(held: NDArray[np.intp], slices: int, most: int | None, run: int, stu
 def labels_of(items: Iterable[Item]) -> tuple[str, ...]:
     """The labels that occur, sorted."""
     return tuple(sorted({item.label for item in items}))
+
+
+def targets(items: Sequence[Item], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks (N, c, c) float and where they are not padding (N, c, c) bool."""
+    truth = torch.from_numpy(np.stack([item.mask for item in items]))
+    valid = torch.zeros_like(truth)
+    for n, item in enumerate(items):
+        rows, columns = item.extent
+        valid[n, :rows, :columns] = True
+    return truth.to(like), valid.to(like.device)

@@ -137,7 +137,7 @@ def _train(
             raise CancelledError("stopped while reading")
         told("reading", done / len(studies))
         if side == "validation":
-            sides[side] += _items(sam, case, request, model.method.depth, most, 1)
+            sides[side] += _items(sam, case, request, model.method.depth, most, _run(request))
         elif room > 0:
             found = _items(sam, case, request, model.method.depth, most, _run(request))
             room -= len({id(part.picture) for item in found for part in (item, *item.trail)})

@@ -22,6 +22,7 @@ from medsa.training.engine import CHECKPOINT, Run, grid_of
 from medsa.training.items import Item, items_of
 from medsa.training.length import Length
 from medsa.training.settings import Settings
+from medsa.training.validation import FOLLOWED
 
 __all__ = ["one_thread"]
 
@@ -264,3 +265,16 @@ def test_following_is_learnt(tmp_path: Path) -> None:
     taught = Run(adapt(sam, DECODER), trails(sam, 4), [], learning, tmp_path, Length(epochs=25))
     losses = [row["loss"] for row in taught.go().rows if "loss" in row]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_what_is_kept_is_chosen_by_following_as_well(tmp_path: Path) -> None:
+    sam = small_sam("tiny_vit")
+    training, held = trails(sam, 3), trails(sam, 2, seed=1)
+    for follows, names in ((0.5, {"1 pt", "3 pts", "box", FOLLOWED}), (0.0, {"1 pt", "3 pts", "box"})):
+        torch.manual_seed(1)
+        folder = tmp_path / str(follows)
+        how = settings(follow=follows)
+        outcome = Run(adapt(sam, DECODER), training, held, how, folder, Length(epochs=2)).go()
+        for row in outcome.rows:
+            assert {name for name in row if name.endswith(("pt", "pts", "box", "on"))} == names
+            assert all(0 <= row[name] <= 1 for name in names)
