@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import SimpleITK
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from medsa.evaluation.metrics import compare
 
+NICKS = [23, 27, 37, 140, 150, 189, 193, 201]
+"""Voxels without which a block is 0.5 mm away from itself: single precision is too coarse for that."""
 spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.7, 3.0])] * 3)
 
 
@@ -29,6 +31,7 @@ def surface(mask: np.ndarray) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(pairs())
+@example(([np.ones((7, 6, 5), bool), ~np.isin(np.arange(210), NICKS).reshape(7, 6, 5)], (1.0, 1.0, 1.0)))
 def test_it_is_what_distance_transforms_of_the_surfaces_say(drawn) -> None:
     (one, other), spacing = drawn
     found = compare(one, other, spacing, tolerance=1.6)
