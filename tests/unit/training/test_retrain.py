@@ -78,17 +78,23 @@ def sam():
     return lambda: made
 
 
+def with_key(folder):
+    """A store in which who trains is always the same."""
+    store = VersionStore(folder)
+    store.folder.mkdir(mode=0o700)
+    write_atomically(store.folder / "splits.json.key", bytes(KEY))
+    return store
+
+
 @pytest.fixture
 def store(tmp_path):
-    return VersionStore(tmp_path / "store")
+    return with_key(tmp_path / "store")
 
 
 @pytest.fixture(scope="module")
 def trained(sam, tmp_path_factory):
     """A store after one good round."""
-    store, heard = VersionStore(tmp_path_factory.mktemp("trained") / "store"), []
-    store.folder.mkdir(mode=0o700)
-    write_atomically(store.folder / "splits.json.key", bytes(KEY))  # who trains is then always the same
+    store, heard = with_key(tmp_path_factory.mktemp("trained") / "store"), []
 
     def progress(what, part):
         heard.append((what, part, progress_of(store)))
@@ -226,7 +232,6 @@ def _untaught(sam, folder):
 
 
 def test_progress_of_a_killed_round_is_none(store):
-    store.folder.mkdir()
     (store.folder / "progress.json").write_text('{"what": "training", "part": 0.5}')
     assert progress_of(store) is None
     with FileLock(store.folder / ".round.lock"):
@@ -246,7 +251,6 @@ def test_the_policy_that_ships_is_the_default():
 
 
 def test_one_round_at_a_time(sam, store):
-    store.folder.mkdir()
     with FileLock(store.folder / ".round.lock"), pytest.raises(BusyError, match="running already"):
         retrain(sam, STUDIES, store, plan())
 
