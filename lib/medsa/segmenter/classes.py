@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medsa.adapters.inject import AdaptedSam
 from medsa.data.model_input import Frame, slice_input
+from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.data.window import choose_window
 from medsa.sam import Backbone
@@ -91,7 +92,9 @@ def classify_volume(
     `progress(done, most)` counts slices; each slab is computed within a `turn()`. Raises `CancelledError`
     soon after `cancelled()`.
     """
-    wanted = sorted(set(range(volume.shape[2]) if slices is None else slices))
+    orientation = Orientation.of(volume)
+    wanted = sorted({orientation.slice_of(k) for k in (range(volume.shape[2]) if slices is None else slices)})
+    volume = orientation.volume(volume)
     frame = Frame.of(volume, classifier.config, classifier.image_size)
     chosen = choose_window(volume, window)
     mask = np.zeros(volume.shape, np.uint8, order="F")
@@ -113,4 +116,4 @@ def classify_volume(
         seen = {slab: known for slab, known in seen.items() if slab.first + slab.length > k}
         progress(done, len(wanted))
     sure = (sums / counts.clip(min=1))[1:].tolist()
-    return Classified(mask, dict(zip(classifier.labels, sure, strict=True)))
+    return Classified(orientation.stored(mask), dict(zip(classifier.labels, sure, strict=True)))

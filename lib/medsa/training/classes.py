@@ -13,6 +13,7 @@ from torch import nn
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.method import MaskHead, Method, read_method
 from medsa.adapters.state import load_adapter, read_card, save_adapter
+from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.data.window import choose_window
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
@@ -43,6 +44,8 @@ def slabs_of_study(
 
     A volume thinner than `grid.depth` is a thin slab, as it is when it is asked about.
     """
+    orientation = Orientation.of(volume)
+    volume, mask = orientation.volume(volume), orientation.seen(mask)
     thin = replace(grid, depth=min(grid.depth, volume.shape[2]))
     pictures = Pictures(volume, thin, choose_window(volume, window))
     held = np.isin(mask, list(labels)).any(axis=(0, 1))

@@ -14,6 +14,8 @@ from medsa.prompts.prompt import Prompt
 from medsa.segmenter import Segmenter, Session, Start
 from medsa.segmenter.ahead import Ahead
 from medsa.segmenter.automatic import find, learn
+from medsa.segmenter.classes import classify_volume
+from medsa.training.classes import slabs_of_study
 from medsa.training.engine import grid_of
 from medsa.training.items import items_of
 
@@ -137,6 +139,42 @@ def test_what_is_learnt_from_is_seen_as_it_is_served(segmenter: Segmenter) -> No
     )
     assert [item.picture.digest for item in here] == [item.picture.digest for item in there]
     assert all((a.mask == b.mask).all() for a, b in zip(here, there, strict=True))
+
+
+class Striped:
+    """A classifier that goes by place: what lies in the upper left of the first slices is its label."""
+
+    depth, labels, image_size = 3, ("x",), 64
+
+    def __init__(self, config) -> None:
+        self.config = config
+
+    def classify(self, images):
+        logits = images.new_zeros(len(images), 2, 64, 64)
+        logits[:, 1] = -4.0
+        logits[:2, 1, :30, :20] = 4.0
+        return logits
+
+
+@pytest.mark.parametrize("codes", ["RAI", "ALS", "LPI"])
+def test_models_without_prompts_see_and_learn_the_same_in_every_orientation(
+    segmenter: Segmenter, codes: str
+) -> None:
+    volume, truth = scan()
+    other, array, _ = stored_as(codes, volume)
+    model = Striped(segmenter.sam.config)
+    one, two = classify_volume(model, volume), classify_volume(model, other)
+    assert one.mask.any()
+    assert (array(one.mask) == two.mask).all()
+    assert one.sure == two.sure
+    k = Orientation.of(other).slice_of(1)
+    assert (classify_volume(model, other, [k]).mask[:, :, k] == two.mask[:, :, k]).all()
+    here, there = (
+        slabs_of_study(v, m.astype(np.uint8), {1: "x"}, grid_of(segmenter.sam, 3), "study", most=4)
+        for v, m in ((volume, truth), (other, array(truth)))
+    )
+    digests = [[item.picture.digest for item in slab] for slab in here]
+    assert digests == [[item.picture.digest for item in slab] for slab in there]
 
 
 def test_slices_encoded_ahead_are_those_beside_the_click_in_the_file() -> None:
