@@ -104,7 +104,7 @@ def annotate(
         except (CancelledError, StoreUnavailableError):
             raise
         except MedsaError as error:
-            logger.warning(f"{short(image)} is not annotated: {error}")
+            logger.warning(f"{short(image)} is not annotated ({type(error).__name__})")
             yield Outcome(image, problem=str(error), seconds=time.perf_counter() - started)
             continue
         yield Outcome(image, found.confidences, time.perf_counter() - started)

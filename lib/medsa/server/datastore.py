@@ -186,7 +186,8 @@ class DicomWebStore(Store):
             except StoreUnavailableError:
                 raise
             except MedsaError as error:
-                logger.warning(f"label of {short(image)} left out of the training pairs: {error}")
+                why = type(error).__name__  # its words may name the file
+                logger.warning(f"label of {short(image)} left out of the training pairs ({why})")
         return pairs
 
     def get_image_uri(self, image_id: str) -> str:

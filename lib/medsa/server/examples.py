@@ -69,7 +69,7 @@ class Examples:
             except (CancelledError, StoreUnavailableError):
                 raise
             except MedsaError as error:
-                logger.warning(f"the label of {short(image)} teaches nothing: {error}")
+                logger.warning(f"the label of {short(image)} teaches nothing ({type(error).__name__})")
                 continue
             if len(one):
                 found.append(one)

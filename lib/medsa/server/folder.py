@@ -161,7 +161,8 @@ class FolderStore(Store):
             try:
                 pair = {"image": Path(self.get_image_uri(image)), "label": self._label(image, FINAL)}
             except MedsaError as error:
-                logger.warning(f"label of {short(image)} left out of the training pairs: {error}")
+                why = type(error).__name__  # its words may name the file
+                logger.warning(f"label of {short(image)} left out of the training pairs ({why})")
                 continue
             pairs.append({kind: self._shown(path, full_path) for kind, path in pair.items()})
         return pairs

@@ -187,7 +187,7 @@ class Scoring:
                 raise
             except MedsaError as error:
                 failed += 1
-                logger.warning(f"{short(image)} is not scored: {error}")
+                logger.warning(f"{short(image)} is not scored ({type(error).__name__})")
             task["progress"] = {"done": done, "total": len(steps)}
         task["result"] = {"scored": task["progress"]["done"] - failed, "failed": failed}
 

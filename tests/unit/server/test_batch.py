@@ -175,3 +175,13 @@ def test_a_batch_runs_to_its_end_or_until_it_is_stopped(automatic) -> None:
     batch.end()
     assert batch.status()["status"] in ("STOPPED", "DONE")
     assert not batch.running
+
+
+def test_the_log_does_not_name_a_file_that_cannot_be_read(automatic, caplog) -> None:
+    store = automatic.examples.store
+    (store.folder / "DOE^JANE.nii.gz").write_bytes(b"no image")
+    with caplog.at_level("INFO"):
+        [outcome] = annotate(store, automatic, ["DOE^JANE"], WANTED)
+    assert outcome.problem
+    assert "is not annotated" in caplog.text
+    assert "DOE" not in caplog.text
