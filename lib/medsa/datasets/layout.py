@@ -96,6 +96,7 @@ def _case(
 def _decathlon(dataset: Dataset, folder: Path) -> list[StoredCase]:
     if not (folder / "dataset.json").is_file():
         raise BadInputError(_missing(dataset, folder, None))
+    cases = read_cases(folder)
     modality = json.loads((folder / "dataset.json").read_text("utf-8")).get("modality", {})
     said = str(modality.get(str(dataset.channel), "")) if isinstance(modality, dict) else ""
     kind = dataset.modality or ("CT" if said.upper() == "CT" else "MR" if said else "")
@@ -110,7 +111,7 @@ def _decathlon(dataset: Dataset, folder: Path) -> list[StoredCase]:
             channel=dataset.channel,
             values=dataset.values,
         )
-        for case in read_cases(folder)
+        for case in cases
     ]
 
 

@@ -228,6 +228,10 @@ def test_another_folder_is_told_what_was_expected_and_what_is_there(tmp_path: Pa
         assert read_dataset(name).title in str(told.value)
     with pytest.raises(NotFoundError):
         find_cases(read_dataset("btcv"), tmp_path / "nowhere")
+    for damaged in ("{", "[]", '{"training": 3}'):
+        (tmp_path / "dataset.json").write_text(damaged)
+        with pytest.raises(BadInputError, match="is no Decathlon dataset"):
+            find_cases(read_dataset("msd"), tmp_path)
     with pytest.raises(BadInputError, match="no split 'test': take one of train"):
         find_cases(read_dataset("btcv"), tmp_path, "test")
     with pytest.raises(ConfigurationError, match=r"unknown data set 'btvc'; there are: amos22_ct"):
