@@ -8,6 +8,7 @@ strategies begin with the same labelled studies and the same model.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -361,11 +362,8 @@ def remembering(sam: Sam, folder: Path) -> Sam:
             kept = np.load(path, allow_pickle=False)
         else:
             kept = encode(image).detach().cpu().numpy().astype(np.float16)
-            part = folder / f".{name}.{os.getpid()}"
-            with part.open("wb") as file:
-                np.save(file, kept, allow_pickle=False)
-            part.chmod(0o600)
-            part.replace(path)
+            np.save(buffer := io.BytesIO(), kept, allow_pickle=False)
+            write_atomically(path, buffer.getvalue())
         return torch.from_numpy(kept).to(image)
 
     def remembered(images: Tensor) -> Tensor:

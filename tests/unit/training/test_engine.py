@@ -274,7 +274,9 @@ def test_what_is_kept_is_chosen_by_following_as_well(tmp_path: Path) -> None:
         torch.manual_seed(1)
         folder = tmp_path / str(follows)
         how = settings(follow=follows)
-        outcome = Run(adapt(sam, DECODER), training, held, how, folder, Length(epochs=2)).go()
+        made = Run(adapt(sam, DECODER), training, held, how, folder, Length(epochs=2))
+        outcome = made.go()
+        assert made.state.best == max(np.mean([row[name] for name in names]) for row in outcome.rows)
         for row in outcome.rows:
             assert {name for name in row if name.endswith(("pt", "pts", "box", "on"))} == names
             assert all(0 <= row[name] <= 1 for name in names)
