@@ -156,7 +156,10 @@ class Scoring:
         for task in tasks:
             task["status"], task["start_ts"] = "RUNNING", _now()
             try:
-                self._do(task)
+                try:
+                    self._do(task)
+                finally:  # whoever sees that it has ended is answered by what it found
+                    self.shelf.renew(*keys_of(self.runtime.segmenter, self.runtime.options.window))
                 task["status"] = "DONE"
             except CancelledError:
                 task["status"] = "STOPPED"
@@ -167,7 +170,6 @@ class Scoring:
                 task["status"], task["details"] = "ERROR", [f"the scoring failed ({type(error).__name__})"]
             task["end_ts"] = _now()
             logger.info(f"scoring {task['request']['method']} has ended: {task['status']}")
-        self.shelf.renew(*keys_of(self.runtime.segmenter, self.runtime.options.window))
 
     def _do(self, task: dict[str, Any]) -> None:
         params = task["request"]

@@ -8,7 +8,7 @@ from benchmarks.next_study import drawn_store, write_scores
 from tests.unit.adapters.conftest import small_sam
 
 from medsa.active.book import Book, Page, Proposal
-from medsa.active.known import Shelf, keys_of
+from medsa.active.known import Novelty, Shelf, keys_of
 from medsa.active.strategies import STRATEGIES
 from medsa.config import Options
 from medsa.data.labels import load_labels
@@ -225,6 +225,19 @@ def test_scoring_does_what_is_new_and_after_a_promotion_all_again(
     encoder, _ = keys_of(runtime.segmenter, runtime.options.window)
     monkeypatch.setattr("medsa.server.scoring.keys_of", lambda *_: (encoder, "promoted"))
     assert scored(scoring)["result"] == {"scored": 4, "failed": 1}  # the labelled one looks as before
+
+
+def test_what_is_told_as_done_decides_the_very_next_choice(scoring, offers, shelf, monkeypatch) -> None:
+    renew, told = shelf.renew, []
+
+    def look_first(*keys: str) -> Novelty:
+        told.append(scoring.status()["status"])
+        return renew(*keys)
+
+    offers.next("uncertainty", {}, "ann")
+    monkeypatch.setattr(shelf, "renew", look_first)
+    assert scored(scoring)["status"] == "DONE"
+    assert told == ["RUNNING"]
 
 
 def test_scoring_goes_on_where_it_was_ended_and_keeps_to_its_minutes(scoring, shelf) -> None:
