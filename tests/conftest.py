@@ -15,6 +15,12 @@ def versions_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoders compute in float32 on every CPU: for tests that compare to the last digit."""
+    monkeypatch.setenv("MEDSA_PRECISION", "full")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real medical sets; tests that need it say so and are skipped where it is not."""

@@ -1,6 +1,7 @@
 """`medsa evaluate`: figures of drawn studies that come out the same again, also after a stop."""
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -82,6 +83,20 @@ def test_every_prompt_and_metric_is_there_the_same_twice_and_names_nobody(data, 
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.json", "out.json"]
     assert "box0.75" in capsys.readouterr().out
+
+
+def test_a_study_without_any_object_is_passed_over(data, tmp_path) -> None:
+    assert run(data, tmp_path / "without.json", *WORDS) == 0
+    more = tmp_path / "set"
+    shutil.copytree(data, more)
+    image = nibabel.load(more / "images" / "doe1.nii.gz")
+    nibabel.save(image, more / "images" / "healthy.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), image.affine), more / "labels" / "healthy.nii.gz"
+    )
+    assert run(more, tmp_path / "with.json", *WORDS) == 0
+    found = [json.loads((tmp_path / name).read_text()) for name in ("without.json", "with.json")]
+    assert found[0]["summary"] == found[1]["summary"]
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(data, tmp_path, monkeypatch) -> None:

@@ -32,6 +32,7 @@ from medsa.sam.accelerate import (
     state_of,
 )
 from medsa.sam.backbone import PromptKind
+from medsa.sam.precision import autocast
 from medsa.sam.promptable import decode_prompts
 
 MASK_HEAD = (
@@ -192,8 +193,8 @@ class AdaptedSam(nn.Module):
         fast = fitting(self._compiled.get("encoder"), encoder, images) if depth == 1 else None
         if fast is not None:
             return torch.cat([fast(image)[0] for image in images.split(1)])
-        with torch.no_grad():
-            return encoder(images, depth)
+        with torch.no_grad(), autocast(images.device, enabled=depth > 1 and self.accelerated):
+            return encoder(images, depth).float()
 
     def decode(
         self,

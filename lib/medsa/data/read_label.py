@@ -21,13 +21,16 @@ _OFF_GRID = 0.3
 """Voxels by which a corner may miss the image's grid: headers hold few digits."""
 
 
-def read_label(path: Path, volume: Volume, labels: LabelSet | None = None) -> NDArray[np.uint8]:
+def read_label(
+    path: Path, volume: Volume, labels: LabelSet | None = None, *, empty: bool = False
+) -> NDArray[np.uint8]:
     """A label map (I, J, K) uint8 on `volume`'s grid: .nii, .nii.gz, .nrrd, .seg.nrrd, .png or DICOM SEG.
 
     NIfTI and NRRD files in another axis order or direction are turned to the image's by their affine; a
     .seg.nrrd may cover a part of the image. A picture of 0 and 255 means 0 and 1. SEG values are the indices
-    of `labels`, or segment numbers without. Raises `LabelMismatchError` for another grid, an empty label or
-    values beyond 255, `UnreadableImageError` for damaged files, `NotFoundError`.
+    of `labels`, or segment numbers without. Raises `LabelMismatchError` for another grid, values beyond 255
+    and, unless it may be `empty`, a label that marks nothing; `UnreadableImageError` for damaged files,
+    `NotFoundError`.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,13 +39,13 @@ def read_label(path: Path, volume: Volume, labels: LabelSet | None = None) -> ND
     try:
         if name.endswith(NIFTI):
             values, slope, intercept, affine = read_nifti(path)
-            return check_mask(on_grid(compact(values, slope, intercept), affine, volume), volume)
+            return check_mask(on_grid(compact(values, slope, intercept), affine, volume), volume, empty=empty)
         if name.endswith(NRRD):
             values, affine = read_nrrd(path)
             whole = on_grid(values, affine, volume, part=name.endswith(".seg.nrrd"))
-            return check_mask(whole, volume)
+            return check_mask(whole, volume, empty=empty)
         if name.endswith(".png"):
-            return check_mask(_picture(path), volume)
+            return check_mask(_picture(path), volume, empty=empty)
         dataset = read_dataset(path)
         if dataset is None:
             raise UnreadableImageError("the label file is neither NIfTI, NRRD, PNG nor DICOM")

@@ -110,8 +110,11 @@ def write_seg(
     return segmentation
 
 
-def check_mask(mask: NDArray, volume: Volume) -> NDArray[np.uint8]:
-    """`mask` as uint8; raises `LabelMismatchError` if it is empty, off the grid, or no map of labels."""
+def check_mask(mask: NDArray, volume: Volume, *, empty: bool = False) -> NDArray[np.uint8]:
+    """`mask` as uint8; raises `LabelMismatchError` if it is off the grid, or no map of labels.
+
+    And if nothing is marked, unless it may be `empty`.
+    """
     mask = np.asarray(mask)
     if mask.shape != volume.shape:
         raise LabelMismatchError(
@@ -124,7 +127,7 @@ def check_mask(mask: NDArray, volume: Volume) -> NDArray[np.uint8]:
         if mask.dtype.kind not in "iuf" or (whole != mask).any():
             raise LabelMismatchError("a label must hold whole numbers from 0 to 255")
         mask = whole
-    if not mask.any():
+    if not empty and not mask.any():
         raise LabelMismatchError("the label is empty: no voxel is marked")
     return mask
 

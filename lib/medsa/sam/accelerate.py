@@ -1,4 +1,4 @@
-"""Exact speed on a CPU: modules compiled by OpenVINO in fp32, once, and kept on disk for the next start."""
+"""Speed on a CPU: modules compiled by OpenVINO, once, and kept on disk for the next start."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medsa.config import cache_dir
+from medsa.sam.precision import is_fast
 
 log = logging.getLogger(__name__)
+
+Precision = Literal["f32", "bf16"]
 
 KEEP = 32  # compiled models in the cache folder: up to four a model
 LARGEST = 1 << 30  # bytes of weights: compiling more than that needs several times as much memory
@@ -59,12 +62,13 @@ def compile_module(
     example: Sequence[Tensor],
     shapes: Sequence[Sequence[int]],
     watched: nn.Module | None = None,
+    precision: Precision = "f32",
 ) -> Compiled | None:
     """`module` compiled for inputs of `shapes` (-1: any length), or None when that is not possible here.
 
     `example` are inputs to trace it with. `watched` is the module whose state decides whether the result
-    still fits (default: `module`). What was compiled before from the same weights, code and versions for this
-    kind of CPU comes from the cache folder.
+    still fits (default: `module`). It computes in `precision` inside, and takes and gives float32. What was
+    compiled before from the same weights, code and versions for this kind of CPU comes from the cache folder.
     """
     if sum(value.nbytes for value in module.parameters()) > LARGEST:
         log.info("%s is too large to be compiled: computing with torch alone", type(module).__name__)
@@ -75,11 +79,11 @@ def compile_module(
         log.info("openvino is not installed: computing with torch alone")
         return None
     config = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    key, compiled = _key(module, shapes), None
+    key, compiled = _key(module, shapes, precision), None
     if key and (blob := _read(key)) is not None:
         try:
             compiled = core.import_model(blob, "CPU", config)
@@ -99,9 +103,13 @@ def compile_module(
 
 
 def compile_encoder(encoder: nn.Module, image_size: int) -> dict[str, Compiled]:
-    """`{"encoder": ...}` for images (1, 3, S, S), S = `image_size`; empty where it is not possible."""
+    """`{"encoder": ...}` for images (1, 3, S, S), S = `image_size`; empty where it is not possible.
+
+    It computes in bfloat16 where that is fast (`medsa.sam.precision`).
+    """
     image = torch.zeros(1, 3, image_size, image_size)
-    compiled = compile_module(encoder, [image], [image.shape])
+    precision: Precision = "bf16" if is_fast("cpu") else "f32"
+    compiled = compile_module(encoder, [image], [image.shape], precision=precision)
     return {} if compiled is None else {"encoder": compiled}
 
 
@@ -163,8 +171,8 @@ def state_of(module: nn.Module) -> list[tuple[object, tuple[int, int]]]:
     return parts
 
 
-def _key(module: nn.Module, shapes: Sequence[Sequence[int]]) -> str | None:
-    """Hash of all that decides what is compiled: weights, code, settings, shapes, versions and the CPU.
+def _key(module: nn.Module, shapes: Sequence[Sequence[int]], precision: Precision) -> str | None:
+    """Hash of all that decides what is compiled: weights, code, settings, shapes, precision, versions, CPU.
 
     None when there is code that cannot be hashed: hooks, classes without a file.
     """
@@ -180,7 +188,7 @@ def _key(module: nn.Module, shapes: Sequence[Sequence[int]]) -> str | None:
     core = _core()
     cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     versions = [torch.__version__, core.get_versions("CPU")["CPU"].build_number]
-    digest.update(repr([versions, cpu, [list(shape) for shape in shapes], str(module)]).encode())
+    digest.update(repr([precision, versions, cpu, [list(shape) for shape in shapes], str(module)]).encode())
     for part in parts:
         settings = {k: v for k, v in vars(part).items() if isinstance(v, (bool, int, float, str, tuple))}
         digest.update(repr(settings).encode())

@@ -42,12 +42,12 @@ class Case:
     labels: LabelSet | None = None
 
     def read(self) -> tuple[Volume, NDArray[np.uint8], dict[int, str]]:
-        """The image, its mask (I, J, K) of label values, and a name for each value that occurs.
+        """The image, its mask (I, J, K) of label values, and a name for each value that occurs, if any does.
 
         Raises what `read_volume` and `read_label` raise, which name the file.
         """
         volume = read_volume(self.image)
-        mask = read_label(self.label, volume, self.labels)
+        mask = read_label(self.label, volume, self.labels, empty=True)
         values = [int(value) for value in np.unique(mask) if value]
         return volume, mask, {value: self.names.get(value, f"label {value}") for value in values}
 
@@ -155,13 +155,14 @@ def _series(path: Path) -> bool:
 def wanted(cases: Sequence[Case], labels: Sequence[str]) -> dict[int, str]:
     """The values and names that `labels` (names or values, as a user writes them) mean in `cases`.
 
-    Names are looked up in the first case that knows them. Raises `BadInputError` with what there is.
+    Names are those of the layout, else the values of the first case in which something is marked. Raises
+    `BadInputError` with what there is.
     """
     known: dict[int, str] = {}
     for case in cases:
         known |= case.names
     if not known:
-        known = dict(cases[0].read()[2])
+        known = next((names for names in (case.read()[2] for case in cases) if names), known)
     if not labels:
         return known
     by_name = {name.casefold(): value for value, name in known.items()}

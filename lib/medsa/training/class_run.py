@@ -13,6 +13,7 @@ from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
 from medsa.evaluation.overlap import dice
+from medsa.sam.precision import autocast
 from medsa.segmenter.classes import Classifier
 from medsa.training.augment import Augmenter
 from medsa.training.checkpoint import Averages, load_state, pack, save_state, unpack
@@ -135,7 +136,7 @@ class ClassRun:
         slabs = self._batch(self.state.step)
         if self.augmenter is not None:
             slabs = [self.augmenter(slab, rng) for slab in slabs]
-        with self._precision():
+        with autocast(self.device):
             logits = torch.cat([self._logits(slab) for slab in slabs])
         truth = torch.cat([self._truth(slab) for slab in slabs]).to(logits.device)
         loss = LOSS(logits.float(), truth[:, None])
@@ -171,13 +172,6 @@ class ClassRun:
         for item in slab:
             classes[item.at][item.mask] = 1 + self.classifier.labels.index(item.label)
         return torch.from_numpy(classes)
-
-    def _precision(self) -> torch.autocast:
-        """bfloat16 where a GPU has it."""
-        fast = self.settings.precision == "auto" and self.device.type == "cuda"
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=fast and torch.cuda.is_bf16_supported()
-        )
 
     def _measure(self, history: History) -> None:
         """A row of the history; the running means are kept when they are the best so far."""

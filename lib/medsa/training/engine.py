@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from medsa.adapters.inject import AdaptedSam
 from medsa.prompts.mixture import Interaction, draw
+from medsa.sam.precision import autocast
 from medsa.sam.promptable import Promptable
 from medsa.sam.tiny_vit import TinyViT
 from medsa.training.augment import Augmenter
@@ -177,7 +178,7 @@ class Run:
         total, rounds = 0.0, 0
         interaction, annotator = self._interaction(items, rng), Training(self.settings.prompts, rng)
         truth, valid = targets(items, leaf)
-        with self._precision():
+        with self._decoding():
             for answer in interact(decoder, leaf, items, interaction, annotator):
                 with torch.autocast(leaf.device.type, enabled=False):
                     priced = cost(answer.logits, answer.scores, truth, valid, self.settings.loss)
@@ -198,7 +199,7 @@ class Run:
         length, total, rounds = int(rng.integers(2, TRAIL + 1)), 0.0, 0
 
         embedded = partial(self._alone, coarse=coarse)
-        with self._precision():
+        with self._decoding():
             for beside, answer in follow(decoder, embedded, items, length, annotator):
                 truth, valid = targets(beside, answer.logits)
                 with torch.autocast(truth.device.type, enabled=False):
@@ -277,17 +278,16 @@ class Run:
             at = sorted({item.at for item in group})
             images = group[0].picture.image(self.model.base.config).to(self.model.dense_pe)
             images = F.avg_pool2d(images, 2) if coarse else images
-            with self._precision():
+            with autocast(self.model.dense_pe.device):
                 found = self.model.encode(images[None])[0] if together else self.model.encode(images[at])
             found = found[at] if together else found
             embeddings.append(found[[at.index(item.at) for item in group]].float())
         return torch.cat(embeddings)
 
-    def _precision(self) -> torch.autocast:
-        """bfloat16 where a GPU has it; all else computes as it will serve."""
-        device = self.model.dense_pe.device.type
-        fast = device == "cuda" and self.settings.precision == "auto" and torch.cuda.is_bf16_supported()
-        return torch.autocast(device, torch.bfloat16, enabled=fast)
+    def _decoding(self) -> torch.autocast:
+        """bfloat16 on a GPU that has it; on a CPU decoders compute in float32, as they will serve."""
+        device = self.model.dense_pe.device
+        return autocast(device, enabled=device.type == "cuda")
 
     def _after_step(self, engine: Engine) -> None:
         state, last = self.state, self.state.step % self.epoch_length == 0

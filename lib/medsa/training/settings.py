@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -65,7 +64,6 @@ class Settings(BaseModel):
     follow: float = Field(
         0.0, ge=0, le=1, description="steps on volumes in which an object is followed through its slices"
     )
-    precision: Literal["auto", "full"] = "auto"
 
 
 def read_settings(name: str) -> Settings:

@@ -21,7 +21,7 @@ CASES = [("vit", "med_sa_2d"), *(("tiny_vit", name) for name in UNLIKE)]
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
+def cache(tmp_path_factory, monkeypatch, full_precision):
     """A cache folder of these tests alone, kept among them."""
     monkeypatch.setenv("MEDSA_CACHE", str(tmp_path_factory.getbasetemp() / "compiled"))
 
@@ -171,10 +171,11 @@ def test_a_process_ends_well_while_an_adapter_is_being_compiled(tmp_path):
 
 @pytest.fixture(scope="module")
 def lite_medsam(tmp_path_factory):
-    """The real backbone, compiled."""
+    """The real backbone, compiled in full precision."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDSA_CACHE", str(tmp_path_factory.getbasetemp() / "compiled"))
-        yield load_sam("lite_medsam", image_size=128)
+        patch.setenv("MEDSA_PRECISION", "full")
+        return load_sam("lite_medsam", image_size=128)
 
 
 def a_little(model, scale=0.02):

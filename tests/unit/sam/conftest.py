@@ -1,6 +1,6 @@
 """Small models of the real architectures, a cache folder of one's own, the embedded backbone loaded once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder."""
     monkeypatch.setenv("MEDSA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def exact(full_precision: None) -> None:
+    """Compiled and plain models are compared to the last digit here; `test_precision` asks for less."""
 
 
 @pytest.fixture
@@ -80,8 +85,9 @@ def ct_image() -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def lite_medsam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sam]:
-    """The embedded default, accelerated."""
+def lite_medsam(tmp_path_factory: pytest.TempPathFactory) -> Sam:
+    """The embedded default, accelerated, in full precision."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDSA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield load_sam("lite_medsam")
+        patch.setenv("MEDSA_PRECISION", "full")
+        return load_sam("lite_medsam")

@@ -4,6 +4,7 @@ import json
 from copy import deepcopy
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,6 +71,20 @@ def test_pictures(tmp_path: Path) -> None:
     volume, mask, names = case.read()
     assert volume.shape == mask.shape == (7, 9, 1)
     assert names == {1: "label 1"}
+
+
+def test_a_study_without_any_object_is_a_case_too(tmp_path: Path) -> None:
+    """As ultrasound of healthy people: nothing is marked, and there is nothing to ask for."""
+    for name in "ab":
+        write_study(tmp_path / "images" / f"{name}.nii.gz", tmp_path / "labels" / f"{name}.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros((12, 10, 4), np.uint8), np.eye(4)), tmp_path / "labels/a.nii.gz"
+    )
+    cases = read_cases(tmp_path)
+    _, mask, names = cases[0].read()
+    assert not mask.any()
+    assert names == {}
+    assert wanted(cases, []) == {1: "label 1", 2: "label 2"}
 
 
 def test_a_label_that_does_not_fit_is_named(tmp_path: Path) -> None:
