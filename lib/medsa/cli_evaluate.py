@@ -114,6 +114,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from medsa.evaluation.forgetting import FORGETTING
     from medsa.evaluation.page import page
     from medsa.files import write_atomically
+    from medsa.sam.precision import is_fast
     from medsa.training.cases import wanted as named
 
     cases, window = studies(args.data, args.dataset, args.split, "test")
@@ -123,7 +124,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     segmenter = open_segmenter(args)
     others = _others(segmenter, args, controls)
     sam = segmenter.sam
-    model = {"backbone": sam.config.name, "digest": sam.digest, "adapter": sam.adapter_digest}
+    model = {
+        "backbone": sam.config.name,
+        "digest": sam.digest,
+        "adapter": sam.adapter_digest,
+        "precision": "bfloat16" if sam.accelerated and is_fast(sam.dense_pe.device) else "float32",
+    }
     background = "background" in controls
     protocol = replace(protocol, raw=args.raw, anywhere=args.anywhere, background=background)
     slices = None if args.volumes else args.slices

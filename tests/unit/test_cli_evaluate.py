@@ -78,6 +78,7 @@ def test_every_prompt_and_metric_is_there_the_same_twice_and_names_nobody(data, 
     assert set(found["summary"]["numbers"]) == {"auc", "noc85", "noc90", "background"}
     assert 1 <= found["summary"]["numbers"]["noc90"]["mean"] <= 10
     assert len(found["cases"]) == 8
+    assert found["model"]["precision"] == "float32"  # nothing is compiled here
     assert set(found["labels"]) == {"label 1", "label 2"}
     assert "doe" not in out.read_text()
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
