@@ -13,7 +13,7 @@ from tests.unit.adapters.test_placement import BOX, LABELS, POINTS, images, rand
 
 from medsa.adapters.inject import adapt
 from medsa.adapters.state import save_adapter
-from medsa.sam import load_sam
+from medsa.sam import load_sam, precision
 from medsa.segmenter import ServedModels
 
 UNLIKE = ("med_sa_2d", "med_sa_sd_concat", "msa", "gl_med_sa", "lora", "ma_sam_prompted", "full")
@@ -53,6 +53,20 @@ def test_a_compiled_method_answers_as_before(kind, name):
     for ours, theirs in zip(answers, expected, strict=True):
         for value, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+@torch.no_grad()
+def test_slabs_are_encoded_in_bfloat16_once_the_model_is_accelerated(monkeypatch):
+    """They are not compiled: what makes them fast is torch's own arithmetic."""
+    monkeypatch.setattr(precision, "is_fast", lambda _device: True)
+    model = randomise(adapt(small_sam("tiny_vit"), "med_sa")).eval()
+    slab = images(4)[None]
+    exact = model.encode(slab)
+    model.accelerate()
+    fast = model.encode(slab)
+    assert fast.dtype == torch.float32
+    assert not torch.equal(fast, exact)
+    assert (fast - exact).abs().mean() < 0.1 * exact.abs().mean()
 
 
 @torch.no_grad()
