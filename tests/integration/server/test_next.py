@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from medsa.data.dicom import volume_from_datasets
-from medsa.data.write import write_mask
+from medsa.data.write import write_image, write_mask
 from medsa.demo.orthanc import Orthanc
 from medsa.demo.server import Server
 from medsa.demo.studies import DemoStudy, abdomen, stow
@@ -113,3 +115,25 @@ def test_label_save_next_by_two_annotators_until_nothing_is_left(site, tmp_path)
     curve = client.get("/info/").json()["learning_curve"]
     assert len(curve) == 2
     assert all(0 <= point["dice"] <= 1 and point["source"] == "computed" for point in curve)
+
+
+def test_scoring_goes_on_where_a_killed_server_was(start, tmp_path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(8):
+        study = abdomen((48, 48, 4), seed=number)
+        write_image(folder / f"{number}.nii.gz", volume_from_datasets(study.datasets))
+    killed = start(folder)
+    with httpx.Client(base_url=killed.url, timeout=PATIENCE, trust_env=False) as client:
+        client.post("/scoring/uncertainty").raise_for_status()
+        ends = time.monotonic() + PATIENCE
+        while (done := client.get("/scoring/").json()["progress"]["done"]) < 3:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert done < 8, "all was done before the server was killed"
+    with httpx.Client(base_url=start(folder).url, timeout=PATIENCE, trust_env=False) as client:
+        task = scored(client, "uncertainty")
+        assert 0 < task["progress"]["total"] <= 8 - done
+        assert task["result"]["failed"] == 0
+        assert scored(client, "uncertainty")["progress"]["total"] == 0
