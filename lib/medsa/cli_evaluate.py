@@ -13,9 +13,11 @@ from medsa.cli_interrupt import interrupted
 from medsa.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from medsa.evaluation.evaluate import Entry
+    from medsa.evaluation.evaluate import Entry, Wanted
+    from medsa.evaluation.protocol import Case
+    from medsa.sam.promptable import Promptable
     from medsa.segmenter import Segmenter
 
 EVALUATE = """\
@@ -25,7 +27,8 @@ DATA is as for `medsa train`. Clicks: the first anywhere on the object (by seed)
 further one at the deepest point of the largest wrong region. Boxes: tight, or with an IoU of 0.75 or 0.5 with
 the tight one. noc: clicks needed for Dice 0.85 and 0.9, failures counted at the cap. Controls: background is
 a click far away, which should not give the object; off is the same without the adapter; forgetting is a set
-that no adapter was taught. The record beside FILE grows: the same command goes on where it was stopped.
+that no adapter was taught. A version without prompts (ma_sam) is measured on the same objects, unasked: the
+prompt "none". The record beside FILE grows: the same command goes on where it was stopped.
 """
 
 EXAMPLES = """\
@@ -108,32 +111,21 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    from medsa.cli_segment import open_segmenter
     from medsa.errors import CancelledError
-    from medsa.evaluation.evaluate import Wanted, evaluate
-    from medsa.evaluation.forgetting import FORGETTING
+    from medsa.evaluation.evaluate import Wanted
     from medsa.evaluation.page import page
+    from medsa.evaluation.unasked import UNASKED
     from medsa.files import write_atomically
-    from medsa.sam.precision import is_fast
     from medsa.training.cases import wanted as named
 
     cases, window = studies(args.data, args.dataset, args.split, "test")
     cases, window = cases[:: args.every], args.window or window
     asked = [name for name in args.labels.split(",") if name]
     labels = named(cases, asked) if asked else {}
-    segmenter = open_segmenter(args)
-    others = _others(segmenter, args, controls)
-    sam = segmenter.sam
-    model = {
-        "backbone": sam.config.name,
-        "digest": sam.digest,
-        "adapter": sam.adapter_digest,
-        "precision": "bfloat16" if sam.accelerated and is_fast(sam.dense_pe.device) else "float32",
-    }
-    background = "background" in controls
-    protocol = replace(protocol, raw=args.raw, anywhere=args.anywhere, background=background)
+    protocol = replace(protocol, raw=args.raw, anywhere=args.anywhere, background="background" in controls)
     slices = None if args.volumes else args.slices
-    wanted = Wanted(protocol, model, args.seeds, slices, labels, window)
+    wanted = Wanted(protocol, {}, args.seeds, slices, labels, window)
+    unasked = _takes_no_prompts(args)
     record = args.json.with_name(f".{args.json.name}.record")
     with tqdm(total=len(cases), unit="case", leave=False, disable=None) as bar:
 
@@ -143,16 +135,23 @@ def _evaluate(args: argparse.Namespace) -> None:
             bar.total = most
             bar.update(done - bar.n)
 
-        kept = FORGETTING if "forgetting" in controls else ()
-        entries = evaluate(segmenter, cases, wanted, record, progress, others=others, forgetting=kept)
+        measure = _measured_unasked if unasked else _measured
+        model, entries = measure(args, cases, wanted, record, progress, controls)
     if not any("control" not in entry for entry in entries):
         raise BadInputError("no case holds an object of these labels that is large enough to be asked for")
     figures = {
         "model": model,
-        "protocol": {"prompts": args.prompts, "seeds": args.seeds, "deepest": args.deepest}
-        | {"anywhere": args.anywhere}
-        | {"slices": slices, "tolerance": args.tolerance, "cases": len(cases)}
-        | {"raw": args.raw, "window": window},
+        "protocol": {
+            "prompts": UNASKED if unasked else args.prompts,
+            "seeds": args.seeds,
+            "deepest": args.deepest,
+            "anywhere": args.anywhere,
+            "slices": slices,
+            "tolerance": args.tolerance,
+            "cases": len(cases),
+            "raw": args.raw,
+            "window": window,
+        },
         **_figures(entries),
     }
     write_atomically(args.json, json.dumps(figures, indent=1).encode())
@@ -161,6 +160,73 @@ def _evaluate(args: argparse.Namespace) -> None:
     record.unlink()
     _print(figures)
     print(f"wrote {args.json}{f' and {args.html}' if args.html else ''}")
+
+
+def _measured(
+    args: argparse.Namespace,
+    cases: Sequence[Case],
+    wanted: Wanted,
+    record: Path,
+    progress: Callable[[int, int], None],
+    controls: Sequence[str],
+) -> tuple[dict[str, str], list[Entry]]:
+    """What answered, and the entries of a model that is asked with prompts."""
+    from medsa.cli_segment import open_segmenter
+    from medsa.evaluation.evaluate import evaluate
+    from medsa.evaluation.forgetting import FORGETTING
+
+    segmenter = open_segmenter(args)
+    others = _others(segmenter, args, controls)
+    model = _named(segmenter.sam)
+    kept = FORGETTING if "forgetting" in controls else ()
+    wanted = replace(wanted, model=model)
+    return model, evaluate(segmenter, cases, wanted, record, progress, others=others, forgetting=kept)
+
+
+def _measured_unasked(
+    args: argparse.Namespace,
+    cases: Sequence[Case],
+    wanted: Wanted,
+    record: Path,
+    progress: Callable[[int, int], None],
+    _controls: Sequence[str],
+) -> tuple[dict[str, str], list[Entry]]:
+    """What answered, and the entries of a model that takes no prompts."""
+    from medsa.config import Options
+    from medsa.evaluation.unasked import evaluate_unasked
+    from medsa.sam import load_sam
+    from medsa.training.classes import promptless
+
+    device = Options.from_conf({"backbone": args.backbone, "device": args.device}).device
+    classifier = promptless(load_sam(args.backbone, device=device, weights=args.weights), args.adapter)
+    model = _named(classifier.model)
+    return model, evaluate_unasked(classifier, cases, replace(wanted, model=model), record, progress)
+
+
+def _named(sam: Promptable) -> dict[str, str]:
+    """What tells a model from others."""
+    from medsa.sam.precision import is_fast
+
+    return {
+        "backbone": sam.config.name,
+        "digest": sam.digest,
+        "adapter": sam.adapter_digest,
+        "precision": "bfloat16" if sam.accelerated and is_fast(sam.dense_pe.device) else "float32",
+    }
+
+
+def _takes_no_prompts(args: argparse.Namespace) -> bool:
+    """Whether --adapter segments unasked; raises `BadInputError` for options that it cannot follow then."""
+    from medsa.adapters.state import read_card
+    from medsa.segmenter.served import NONE
+
+    if args.adapter in (None, Path(NONE)) or read_card(args.adapter).method.prompts:
+        return False
+    if args.raw or args.wrong or args.method or args.seeds > 1 or args.controls not in ("background", "none"):
+        raise BadInputError(
+            "the adapter takes no prompts: --raw, --wrong, --method, --seeds and --controls say nothing to it"
+        )
+    return True
 
 
 def _controls(text: str) -> tuple[str, ...]:
@@ -172,9 +238,7 @@ def _controls(text: str) -> tuple[str, ...]:
     return named
 
 
-def _others(
-    segmenter: Segmenter, args: argparse.Namespace, controls: tuple[str, ...]
-) -> dict[str, Segmenter]:
+def _others(segmenter: Segmenter, args: argparse.Namespace, controls: Sequence[str]) -> dict[str, Segmenter]:
     """The models that are asked as controls, by name; they share the embeddings that are the same."""
     from medsa.adapters.inject import AdaptedSam
     from medsa.adapters.state import load_adapter

@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+from operator import itemgetter
 from pathlib import Path
 
 import nibabel
@@ -13,13 +14,14 @@ from tests.unit.adapters.conftest import small_sam
 from tests.unit.adapters.test_placement import randomise
 
 from medsa.adapters.inject import adapt
+from medsa.adapters.method import MaskHead, read_method
 from medsa.adapters.state import save_adapter
 from medsa.cli import main
 from medsa.errors import BadInputError
 from medsa.evaluation import evaluate as module
 from medsa.evaluation.asking import Protocol
 from medsa.evaluation.forgetting import DrawnAbdomen
-from medsa.sam import build_sam
+from medsa.sam import Sam, build_sam
 from medsa.segmenter import Segmenter
 
 SHAPE = (48, 40, 6)
@@ -159,6 +161,50 @@ def test_a_model_by_itself_does_not_obey_clicks(data, tmp_path) -> None:
     assert one["summary"]["10"]["dice"]["mean"] < other["summary"]["10"]["dice"]["mean"] - 0.2
     assert "background" not in one["summary"]["numbers"]
     assert one["protocol"]["raw"] is True
+
+
+@pytest.fixture
+def unasked(monkeypatch, tmp_path) -> Path:
+    """A version that takes no prompts and knows one of the two blocks, and another label."""
+
+    def load(_name: str, **_: object) -> Sam:
+        torch.manual_seed(0)
+        return build_sam("lite_medsam", image_size=64)
+
+    monkeypatch.setattr("medsa.sam.load_sam", load)
+    method = read_method("ma_sam").model_copy(update={"head": MaskHead(classes=3)})
+    torch.manual_seed(0)
+    save_adapter(adapt(load(""), method), tmp_path / "version", labels=("label 1", "elsewhere"))
+    return tmp_path / "version"
+
+
+def test_a_version_without_prompts_is_measured_on_the_same_objects(data, unasked, tmp_path, capsys) -> None:
+    out, page = tmp_path / "out.json", tmp_path / "out.html"
+    assert run(data, out, "--adapter", str(unasked), "--slices", "1", "--html", str(page)) == 0
+    found = json.loads(out.read_text())
+    assert [(entry["label"], entry["case"]) for entry in found["cases"]] == [
+        ("label 1", 0), ("label 2", 0), ("label 1", 1), ("label 2", 1),
+    ]  # fmt: skip
+    assert list(found["summary"]) == ["none"]
+    assert found["labels"]["label 2"]["none"]["dice"]["mean"] == 0  # it was not taught that one
+    assert found["protocol"]["prompts"] == "none"
+    assert found["model"]["adapter"]
+    assert "none" in capsys.readouterr().out
+    assert "medsa evaluate" in page.read_text()
+    asked = tmp_path / "asked.json"
+    assert run(data, asked, "--prompts", "1", "--slices", "1") == 0
+    place = itemgetter("case", "label", "slice")
+    assert set(map(place, json.loads(asked.read_text())["cases"])) == set(map(place, found["cases"]))
+
+
+@pytest.mark.parametrize(
+    "words", [["--raw"], ["--controls", "all"], ["--wrong", "x"], ["--seeds", "2"], ["--method", "ma_sam"]]
+)
+def test_what_a_version_without_prompts_cannot_be_told_is_refused(
+    data, unasked, tmp_path, words, capsys
+) -> None:
+    assert run(data, tmp_path / "out.json", "--adapter", str(unasked), *words) == 2
+    assert "takes no prompts" in capsys.readouterr().err
 
 
 def test_a_downloaded_data_set_is_measured_on_its_official_test_split(tmp_path, capsys) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.state import load_adapter, starter_adapter
 from medsa.comparison.plan import UNET, Entrant, Plan
-from medsa.comparison.unasked import evaluate_unasked
 from medsa.comparison.unet import UNet, load_unet, train_unet
 from medsa.errors import BadInputError, CancelledError
 from medsa.evaluation.evaluate import Entry, Wanted, evaluate
 from medsa.evaluation.protocol import Case
+from medsa.evaluation.unasked import evaluate_unasked
 from medsa.files import write_atomically
 from medsa.sam import Sam, load_sam
 from medsa.segmenter import Segmenter

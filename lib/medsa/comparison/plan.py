@@ -18,8 +18,6 @@ from medsa.training.length import Length
 
 UNET = "unet"
 """The method that is none of configs/methods: a U-Net from scratch."""
-UNASKED = "none"
-"""The prompt of those that take none."""
 
 
 class _Data(BaseModel):

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medsa.comparison.figures import Figures, prompts_of
-from medsa.comparison.plan import UNASKED
 from medsa.comparison.report import said
+from medsa.evaluation.unasked import UNASKED
 
 
 def plots(figures: Figures) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -79,13 +79,10 @@ def evaluate(
         "others": {name: model.sam.adapter_digest for name, model in others.items()},
     }
     done, most = 0, len(cases) + len(forgetting)
-    with _opened(record, begun) as (known, file):
+    with opened(record, begun) as (known, keep):
         for number, part in enumerate(parts):
             if number not in known:
-                known[number] = _measured(part, partial(progress, done, most))
-                file.write(json.dumps({"part": number, "entries": known[number]}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+                keep(number, _measured(part, partial(progress, done, most)))
             done += len(part.cases)
             progress(done, most)
     return [entry for number in sorted(known) for entry in known[number]]
@@ -174,8 +171,13 @@ def _objects(case: Case, number: int, patient: int, part: _Part) -> Iterator[_Ob
 
 
 @contextmanager
-def _opened(record: Path, begun: Mapping[str, Any]) -> Iterator[tuple[dict[int, list[Entry]], TextIO]]:
-    """What a record holds by part, and the file to go on with; a line that was cut off is forgotten."""
+def opened(
+    record: Path, begun: Mapping[str, Any]
+) -> Iterator[tuple[Mapping[int, list[Entry]], Callable[[int, list[Entry]], None]]]:
+    """What a record holds by part, and what keeps another part; a line that was cut off is forgotten.
+
+    `begun` says what is recorded. Raises `BadInputError` when the record was begun with something else.
+    """
     head = json.dumps(begun)
     lines = record.read_text("utf-8").splitlines() if record.is_file() else []
     if lines and lines[0] != head:
@@ -192,7 +194,14 @@ def _opened(record: Path, begun: Mapping[str, Any]) -> Iterator[tuple[dict[int, 
     whole = [head, *(json.dumps({"part": part, "entries": entries}) for part, entries in known.items())]
     write_atomically(record, "".join(f"{line}\n" for line in whole).encode())
     with record.open("a", encoding="utf-8") as file:
-        yield known, file
+
+        def keep(part: int, entries: list[Entry]) -> None:
+            known[part] = entries
+            file.write(json.dumps({"part": part, "entries": entries}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        yield known, keep
 
 
 def summary(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,21 +1,22 @@
-"""Evaluation of those that take no prompt, on the objects that the others are asked for."""
+"""Evaluation of models that take no prompt, on the objects that others are asked for."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from medsa.comparison.plan import UNASKED
 from medsa.evaluation.asking import objects
-from medsa.evaluation.evaluate import Entry, Wanted
+from medsa.evaluation.evaluate import Entry, Wanted, opened
 from medsa.evaluation.metrics import compare
 from medsa.evaluation.protocol import Case
-from medsa.files import write_atomically
 from medsa.segmenter.classes import Classifier, classify_volume
+
+UNASKED = "none"
+"""How the answer without a prompt is called."""
 
 
 def evaluate_unasked(
@@ -27,18 +28,16 @@ def evaluate_unasked(
 ) -> list[Entry]:
     """Entries as `medsa.evaluation.evaluate.evaluate` makes them, with the one prompt "none".
 
-    `record` holds what is done so far; a run that was stopped goes on with its case. Labels that the
-    classifier was not taught are never found.
+    Labels that the classifier was not taught are never found. `record`, `progress` and errors are as there.
     """
     patients = {name: number for number, name in enumerate(dict.fromkeys(case.patient for case in cases))}
-    known: list[list[Entry]] = json.loads(record.read_text("utf-8")) if record.is_file() else []
-    for number, case in enumerate(cases):
-        progress(number, len(cases))
-        if number >= len(known):
-            known.append(list(_measured(classifier, case, wanted, number, patients[case.patient])))
-            write_atomically(record, json.dumps(known).encode())
+    with opened(record, {"wanted": asdict(wanted), "cases": len(cases)}) as (known, keep):
+        for number, case in enumerate(cases):
+            progress(number, len(cases))
+            if number not in known:
+                keep(number, list(_measured(classifier, case, wanted, number, patients[case.patient])))
     progress(len(cases), len(cases))
-    return [entry for entries in known for entry in entries]
+    return [entry for number in sorted(known) for entry in known[number]]
 
 
 def _measured(

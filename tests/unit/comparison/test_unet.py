@@ -7,11 +7,11 @@ import pytest
 from tests.unit.adapters.conftest import one_thread, small_sam
 from tests.unit.training.test_train import CASES, PLAIN
 
-from medsa.comparison.unasked import evaluate_unasked
 from medsa.comparison.unet import fresh_unet, load_unet, train_unet
 from medsa.errors import CancelledError, WeightsError
 from medsa.evaluation.asking import Protocol
 from medsa.evaluation.evaluate import Wanted, summary
+from medsa.evaluation.unasked import evaluate_unasked
 from medsa.segmenter.classes import classify_volume
 from medsa.training.length import Length
 from medsa.training.train import Request
