@@ -236,8 +236,10 @@ class Campaign:
         }
 
     def _measured(self, segmenter: Segmenter) -> dict[str, float]:
-        """Means over the held-out studies."""
-        rows = [self._asked(case, segmenter) for case in self.held_out]
+        """Means over the held-out studies in which something is to be found."""
+        rows = [self._asked(case, segmenter) for case in self.held_out if self._study(case).names]
+        if not rows:
+            raise BadInputError("none of the patients who are held out has one of the labels")
         return {metric: round(float(np.mean([row[metric] for row in rows])), 5) for metric in METRICS}
 
     def _picked(

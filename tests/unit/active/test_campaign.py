@@ -106,6 +106,18 @@ def test_a_stopped_campaign_goes_on_and_comes_to_the_same(done, tmp_path, monkey
         Campaign(small_sam("vit"), CASES, replace(DESIGN, seeds=3), copy)
 
 
+def test_a_held_out_study_without_an_object_does_not_count_as_a_failure(tmp_path) -> None:
+    campaign = Campaign(small_sam("vit"), CASES, DESIGN, tmp_path / "out")
+    figures = campaign._measured(campaign.first)
+    volume, mask, _ = CASES[0].read()
+    nothing = Nameless("healthy", "healthy", lambda: (volume, np.zeros_like(mask), {}))
+    campaign.held_out.append(nothing)
+    assert campaign._measured(campaign.first) == figures
+    campaign.held_out[:] = [nothing]
+    with pytest.raises(BadInputError, match="held out"):
+        campaign._measured(campaign.first)
+
+
 def test_with_the_gate_a_refused_candidate_changes_nothing(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("medsa.active.campaign.CAP", FEW)
     policy = Policy(slices=1, rehearsal=0)
