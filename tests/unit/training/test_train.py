@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from tests.unit.adapters.conftest import one_thread, small_sam
 from medsa.adapters.state import load_adapter, read_card
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
+from medsa.training.cases import Nameless
+from medsa.training.classes import train_classes
 from medsa.training.length import Length
 from medsa.training.settings import Settings, rate_at, read_settings
 from medsa.training.train import Request, train
@@ -70,6 +72,15 @@ def test_a_run_may_be_told_how_many_steps_to_make(tmp_path: Path) -> None:
     done = train(small_sam("tiny_vit"), CASES[:2], CASES[3:], tmp_path, wanted)
     assert done.steps == 5
     assert Length(steps=5).split(0.4) == (Length(steps=2), Length(steps=3))
+
+
+@pytest.mark.parametrize(("method", "learn"), [("decoder_only", train), ("ma_sam", train_classes)])
+def test_studies_without_an_object_hinder_nothing(tmp_path: Path, method: str, learn) -> None:
+    volume, mask, _ = CASES[0].read()
+    nothing = Nameless("healthy", "healthy", lambda: (volume, np.zeros_like(mask), {}))
+    wanted = replace(request(length=Length(steps=2)), method=method)
+    sides = [nothing, *CASES[:2]], [*CASES[3:], nothing]
+    assert learn(small_sam("tiny_vit"), *sides, tmp_path, wanted).steps == 2
 
 
 def test_training_goes_on_from_a_version(tmp_path: Path) -> None:
