@@ -1,22 +1,22 @@
 """One object through a volume: what a user says about some slices becomes a mask on all that hold it.
 
 The slices that the first prompts lie on are anchors, answered as slices are; from them the object is
-followed: by a model that has learnt to, which is asked with the neighbour's mask, or else by memory, and then
-the model is asked about each slice that was found so. Every further click corrects what was found, on its
-slice and around it, and settles its slice: nothing that is computed later changes a slice that the user has
-spoken about.
+followed: by a model that has learnt to, which is asked with the neighbour's mask, or else by memory; then the
+model is asked about each slice that was found so. Every further click corrects what was found, on its slice
+and around it, and settles its slice: nothing that is computed later changes a slice that the user has spoken
+about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsa.segmenter.corrections import cell_of
+from medsa.segmenter.corrections import cell_of, correct
 from medsa.segmenter.memory import Known, carry_over, look_of, share_of, sureness
 from medsa.segmenter.propagate import follow_through, stop_if
 from medsa.segmenter.proposals import mask_box
@@ -35,9 +35,16 @@ SURE = 0.6
 ALIKE = 0.5
 """Dice of a followed mask and the model's answer to its box, below which the model means something else."""
 MODELS_PART = 0.4
-"""How much the model's answer to the box of a followed mask counts beside that mask, 0..1."""
+"""How much the model's answer to the box of a mask that memory found counts beside that mask, 0..1."""
+LOOKED_AGAIN = 0.8
+"""How much a model that has learnt to follow is believed when it is asked again with its own mask, 0..1."""
+CORRECTED = 0.5
+"""How much it is believed about a slice that was corrected in space, 0..1; the less the farther beside it."""
+AROUND = 4
+"""Slices on each side of a corrected one that it is asked about."""
 MOST = 8.0
 """Logits are cut to plus and minus this where two answers are mixed."""
+NOTHING = SlicePrompt()
 
 
 class Following:
@@ -91,12 +98,16 @@ class Following:
         states = follow_through(
             anchors, bounds, self._step, mixed, progress=self.progress, cancelled=self.cancelled
         )
-        if self.learnt:
-            return states
-        return {k: state if k in anchors else self._asked_again(k, state) for k, state in states.items()}
+        again = self._looked_again if self.learnt else self._asked_again
+        return {k: state if k in anchors else again(k, state) for k, state in states.items()}
+
+    def _looked_again(self, k: int, state: State) -> State:
+        """A slice that the model followed, mixed with its answer to that."""
+        stop_if(self.cancelled)
+        return self._bounded(mixed(state, self._shown(k, state), LOOKED_AGAIN))
 
     def _asked_again(self, k: int, state: State) -> State:
-        """A slice that was followed, mixed with what the model says to the box around it, if it is alike."""
+        """A slice that memory found, mixed with what the model says to the box around it, if it is alike."""
         stop_if(self.cancelled)
         if not state.mask.any():
             return state
@@ -132,15 +143,19 @@ class Following:
 
     def _led(self, k: int, neighbour: State) -> State | None:
         """The model's answer on slice k to the neighbour's mask."""
-        request = self.request
-        encoded, frame = request.encoded(k)[1], request.frame
-        shown = replace(neighbour, logits=frame.unpadded(neighbour.logits))
-        with request.decoding():
-            answer = request.segmenter.decoder.decode(encoded, frame, SlicePrompt(), shown)
+        answer = self._shown(k, neighbour)
         logits = keep_parts(answer.logits.float(), neighbour.mask)
         state = self._bounded(replace(answer, logits=logits.half()))
-        least = GOES_ON if request.bounds is None else GOES_ON_INSIDE
+        least = GOES_ON if self.request.bounds is None else GOES_ON_INSIDE
         return state if answer.score >= least and state.mask.any() else None
+
+    def _shown(self, k: int, state: State, clicks: SlicePrompt = NOTHING) -> State:
+        """The model's answer on slice k to the mask of `state` and clicks."""
+        request = self.request
+        encoded, frame = request.encoded(k)[1], request.frame
+        shown = replace(state, logits=frame.unpadded(state.logits))
+        with request.decoding():
+            return request.segmenter.decoder.decode(encoded, frame, clicks, shown)
 
     def _remembered(self, k: int, beside: int, neighbour: State) -> State | None:
         """What memory finds on slice k."""
@@ -165,6 +180,8 @@ class Following:
         for spot in self._spots(side):
             if spot.k == k and spot.at not in said.foreground + said.background:
                 states |= self._moved(states, spot, answer.settled - {k}, side)
+        if self.learnt and self.request.start is None:
+            states |= dict(self._refined(states, k, answer.settled))
         return replace(answer, states=dict(sorted(states.items())), settled=answer.settled | {k})
 
     def _moved(
@@ -189,6 +206,24 @@ class Following:
             for m, values in changed.items()
             if low <= m <= high
         }
+
+    def _refined(
+        self, states: Mapping[int, State], k: int, settled: Collection[int]
+    ) -> Iterator[tuple[int, State]]:
+        """Slice k, corrected in space, as the model sees it with its clicks; from there those beside it."""
+        request = self.request
+        clicks = replace(request.on_slice(k), box=None)
+        here = mixed(states[k], self._shown(k, states[k], clicks), CORRECTED)
+        kept = correct(here.logits.float(), request.encoded(k)[1].picture, clicks, request.frame)
+        yield k, (here := self._bounded(replace(here, logits=kept.half())))
+        for way in (1, -1):
+            beside = here
+            for far in range(1, AROUND + 1):
+                stop_if(self.cancelled)
+                if (at := k + far * way) not in states or at in settled:
+                    break
+                part = CORRECTED * (1 - far / (AROUND + 1))
+                yield at, (beside := self._bounded(mixed(states[at], self._shown(at, beside), part)))
 
     def _continued(self, answer: Answer, k: int) -> Answer:
         """The answer when the object is on slice k too, where it had not been found: followed from there."""

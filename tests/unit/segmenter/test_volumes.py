@@ -1,16 +1,33 @@
 """A volume under several clicks: what is settled stays, what is cancelled leaves nothing, order is none."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError, CancelledError
 from medsa.prompts.prompt import Prompt
-from medsa.segmenter import Session
+from medsa.sam import build_sam
+from medsa.segmenter import Segmenter, Session
 
 SHAPE = (32, 28, 7)
+
+
+@pytest.fixture(scope="module", params=["by memory", "learnt"])
+def segmenter(request) -> Iterator[Segmenter]:
+    """A small model with random weights, one that follows by memory and one as if it had learnt to."""
+    torch.manual_seed(0)
+    sam = build_sam("lite_medsam", image_size=64)
+    if request.param == "learnt":
+        taught = ("point", "box", "mask", "neighbour")
+        sam.config = sam.config.model_copy(update={"trained_prompts": taught})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medsa.segmenter.volumes.GOES_ON", -np.inf)
+        yield Segmenter(sam)
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,7 @@ def test_an_absent_object_is_asked_for_with_its_neighbours_box() -> None:
 
 def test_an_object_is_followed_in_training_as_the_runtime_follows_it(monkeypatch) -> None:
     monkeypatch.setattr("medsa.segmenter.volumes.GOES_ON", -np.inf)
+    monkeypatch.setattr("medsa.segmenter.volumes.LOOKED_AGAIN", 0.0)
     taught, (volume, mask) = model(), ball((48, 40, 5))
     taught.trained_prompts = (*taught.trained_prompts, "neighbour")
     items = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s", run=3)
