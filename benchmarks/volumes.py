@@ -1,7 +1,8 @@
 """From one click to a volume: Dice of whole objects, by the protocol of the simulated annotator in space.
 
-`python benchmarks/volumes.py FOLDER [--adapter DIR|none] [--cases N] [--skip N] [--values V...]`, the folder
-holding `images/` and `labels/` with files of the same stem. Each label is asked for by itself: one click at
+`python benchmarks/volumes.py FOLDER [--adapter DIR|none] [--cases N] [--splits FILE] [--values V...]`, the
+folder holding `images/` and `labels/` with files of the same stem, of which `--splits` leaves those that
+training held out. Each label is asked for by itself: one click at
 the deepest point of its middle slice; five corrective clicks after it, each at the deepest point of the
 largest wrong region of the volume; one tight box in space. Beside it what every slice for itself gives, with
 a box or a click on each. Dice is on the image's own grid; slices are the prompts that a method needs.
@@ -29,6 +30,7 @@ from medsa.sam import load_sam
 from medsa.segmenter import Result, Segmenter, Session
 from medsa.segmenter.served import NONE
 from medsa.training.cases import read_cases
+from medsa.training.splits import Splits
 
 CORRECTIONS = 5
 SMALLEST = 64
@@ -46,6 +48,8 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="an adapter version, or none; default: the starter")
     parser.add_argument("--cases", type=int, default=6, help="cases, spread over the folder (6)")
     parser.add_argument("--skip", type=int, default=0, help="cases to leave out at the folder's start (0)")
+    parser.add_argument("--splits", type=Path, help="a training's splits.json: held-out patients only")
+    parser.add_argument("--single", action="store_true", help="a method for slabs sees slices one by one")
     parser.add_argument("--values", type=int, nargs="+", help="labels to measure; default: all")
     parser.add_argument("--union", action="store_true", help="everything that is not 0 as one object")
     parser.add_argument("--no-slices", action="store_true", help="without the methods that go slice by slice")
@@ -55,8 +59,11 @@ def main() -> None:
     folder = starter_adapter(args.backbone) if args.adapter is None else args.adapter
     model = sam if folder in (None, Path(NONE)) else load_adapter(sam, folder)
     model.accelerate()
-    segmenter = Segmenter(model, cache_mb=1024)
+    segmenter = (OneByOne if args.single else Segmenter)(model, cache_mb=1024)
     found = read_cases(args.folder)[args.skip :]
+    if args.splits is not None:
+        sides = Splits(args.splits).assign(case.patient for case in found)
+        found = [case for case in found if sides[case.patient] == "validation"]
     rows: dict[str, list[Row]] = defaultdict(list)
     for case in found[:: max(1, len(found) // args.cases)][: args.cases]:
         volume, labels, names = case.read()
@@ -78,6 +85,12 @@ def main() -> None:
         print(f"{name} (n = {len(measured_rows)}): {shown(measured_rows)}")
     every = [row for found in rows.values() for row in found]
     print(f"all (n = {len(every)}): {shown(every)}")
+
+
+class OneByOne(Segmenter):
+    """A runtime that sees no slabs, whatever the model was made for."""
+
+    depth = 1
 
 
 def shown(rows: list[Row]) -> str:

@@ -33,6 +33,8 @@ from medsa.training.settings import Settings, rate_at
 from medsa.training.validation import along_trails, by_prompt
 
 CHECKPOINT, BEST, EMBEDDINGS = "checkpoint/state.safetensors", "checkpoint/best.safetensors", "embeddings"
+TOGETHER = 4
+"""Slices that go through the image encoder at a time."""
 
 
 @dataclass(frozen=True)
@@ -273,16 +275,22 @@ class Run:
             pictures = [item.picture for group in groups for item in group]
             known = torch.cat([self.store.get(picture) for picture in pictures]).to(self.model.dense_pe)
             return F.avg_pool2d(known, 2) if coarse else known
-        embeddings = []
-        for group in groups:
-            at = sorted({item.at for item in group})
-            images = group[0].picture.image(self.model.base.config).to(self.model.dense_pe)
-            images = F.avg_pool2d(images, 2) if coarse else images
-            with autocast(self.model.dense_pe.device):
-                found = self.model.encode(images[None])[0] if together else self.model.encode(images[at])
-            found = found[at] if together else found
-            embeddings.append(found[[at.index(item.at) for item in group]].float())
-        return torch.cat(embeddings)
+        with autocast(self.model.dense_pe.device):
+            if together:
+                slabs = [self.model.encode(self._images(group[0], coarse)[None])[0] for group in groups]
+                found = [slab[[item.at for item in group]] for slab, group in zip(slabs, groups, strict=True)]
+                return torch.cat(found).float()
+            items = [item for group in groups for item in group]
+            slices = {(id(item.picture), item.at): item for item in items}  # labels and trails share them
+            images = torch.stack([self._images(item, coarse)[item.at] for item in slices.values()])
+            seen = torch.cat([self.model.encode(part) for part in images.split(TOGETHER)])
+            places = {key: n for n, key in enumerate(slices)}
+            return seen[[places[id(item.picture), item.at] for item in items]].float()
+
+    def _images(self, item: Item, coarse: bool) -> Tensor:
+        """(D, 3, S, S): the slab of an item, as the encoder takes it."""
+        images = item.picture.image(self.model.base.config).to(self.model.dense_pe)
+        return F.avg_pool2d(images, 2) if coarse else images
 
     def _decoding(self) -> torch.autocast:
         """bfloat16 on a GPU that has it; on a CPU decoders compute in float32, as they will serve."""

@@ -211,7 +211,11 @@ def test_a_picture_is_encoded_once_for_all_that_is_asked_on_it(tmp_path: Path) -
     )
     assert [item.label for item in items].count("again") == 2
     assert len(items) == len(embedding) == 4
-    assert seen == [1, 1]
+    assert seen == [2]
+    alone = learning._alone([items[0], replace(items[0], label="other"), items[0].coarser()])
+    assert seen[1:] == [1]
+    assert torch.equal(alone[0], alone[1])
+    assert torch.equal(alone[0], alone[2])
 
 
 def test_what_starts_from_nothing_learns_at_a_rate_of_its_own(tmp_path: Path) -> None:
