@@ -289,8 +289,13 @@ class Campaign:
         return {name: Prototypes.joined(several) for name, several in found.items()}
 
     def _learnt(self, home: Path, seed: int, number: int, labelled: Sequence[int]) -> tuple[Path | None, str]:
-        """The adapter that answers from now on, and what became of the round's candidate."""
-        request = replace(self.design.request, seed=1000 * seed + number, measured=0)
+        """The adapter that answers from now on, and what became of the round's candidate.
+
+        It is asked about slices, and so is not taught to follow objects through volumes.
+        """
+        asked = self.design.request
+        settings = asked.settings.model_copy(update={"follow": 0.0})
+        request = replace(asked, settings=settings, seed=1000 * seed + number, measured=0)
         folder = home / f"round{number}"
         shutil.rmtree(folder, ignore_errors=True)  # of a round that was ended
         home.mkdir(mode=0o700, exist_ok=True)

@@ -90,9 +90,11 @@ class Following:
         return Answer({}, frozenset(starts), frozenset())
 
     def _asked(self, k: int) -> State:
-        """The mask of slice k's own prompts."""
+        """The mask of slice k's own prompts; a box in space is larger than what it holds there."""
         stop_if(self.cancelled)
-        return self._bounded(self.request.answer(k))
+        state = self._bounded(self.request.answer(k))
+        loose = self.request.bounds is not None and not self.request.on_slice(k).foreground
+        return self._looked_again(k, state) if self.learnt and loose else state
 
     def _followed(self, anchors: Mapping[int, State], bounds: tuple[int, int]) -> dict[int, State]:
         states = follow_through(
@@ -102,7 +104,7 @@ class Following:
         return {k: state if k in anchors else again(k, state) for k, state in states.items()}
 
     def _looked_again(self, k: int, state: State) -> State:
-        """A slice that the model followed, mixed with its answer to that."""
+        """A slice as the model sees it, mixed with its answer to that."""
         stop_if(self.cancelled)
         return self._bounded(mixed(state, self._shown(k, state), LOOKED_AGAIN))
 
