@@ -145,7 +145,7 @@ class Client(httpx.Client):
 
 @pytest.fixture
 def small(tmp_path: Path) -> dict[str, str]:
-    """The environment of a server that has a small backbone, learns fast, and forgives it its boxes."""
+    """The environment of a server that has a small backbone, learns fast and forgives boxes and volumes."""
     configs, cache = tmp_path / "configs", tmp_path / "cache"
     shutil.copytree(CONFIGS, configs)
     (cache / "weights").mkdir(parents=True, mode=0o700)
@@ -156,9 +156,10 @@ def small(tmp_path: Path) -> dict[str, str]:
             parameter.data.normal_(std=0.5)
     torch.save(sam.state_dict(), cache / "weights" / "small.pth")
     (configs / "backbones" / "small.yaml").write_text(yaml.safe_dump(SMALL.model_dump(mode="json")))
+    gate = {"label_loss": 0.3, "volume_loss": 1.0, "forgetting": 0.3, "deafness": 0.9}
     for kind, changed in (
         ("training", {"rate": 2e-3, "ema": 0.98}),
-        ("retraining", {"rehearsal": 0, "gate": {"label_loss": 0.3, "forgetting": 0.3, "deafness": 0.9}}),
+        ("retraining", {"rehearsal": 0, "gate": gate}),
     ):
         path = configs / kind / "default.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))

@@ -291,7 +291,7 @@ class Campaign:
     def _learnt(self, home: Path, seed: int, number: int, labelled: Sequence[int]) -> tuple[Path | None, str]:
         """The adapter that answers from now on, and what became of the round's candidate.
 
-        It is asked about slices, and so is not taught to follow objects through volumes.
+        It is asked about slices: so it is neither taught nor judged through volumes.
         """
         asked = self.design.request
         settings = asked.settings.model_copy(update={"follow": 0.0})
@@ -312,7 +312,8 @@ class Campaign:
             write_atomically(folder / "splits.json.key", key)  # the same patients validate in all runs
         store = VersionStore(folder)
         seen = [Labelled(f"{n}", "labelled", partial(self._read, n)) for n in labelled]
-        plan = Plan(request, self.design.policy, self.design.origin, again=True, forgetting=())
+        policy = self.design.policy.model_copy(update={"volumes": 0})
+        plan = Plan(request, policy, self.design.origin, again=True, forgetting=())
         outcome = retrain(lambda: self.sam, seen, store, plan)
         current = store.current()
         return (current.folder if current else self.design.origin), outcome.what

@@ -30,6 +30,10 @@ AFTER = (1, 3, 10)
 """Numbers of clicks whose Dice is kept, as "1 pt", "3 pts", "10 pts"."""
 FAR = 0.25
 """A background click keeps this part of the slice's diagonal away from the object, where it can."""
+WHOLE = -1
+"""The `k` of a row about a whole volume."""
+FEWEST = 3
+"""Slices that hold an object which is asked for through its volume."""
 
 Mask = NDArray[np.bool_]
 
@@ -53,6 +57,7 @@ class Row:
 
     "background" is the Dice of the labelled object with the model's own answer to a click far away from it: a
     model that listens is near 0, one that segments its favourite organ wherever one clicks is near "1 pt".
+    With a `k` of `WHOLE` it is the object in all its slices, and the value "volume", from one click.
     """
 
     patient: str
@@ -75,20 +80,23 @@ def measure(
     cases: Iterable[Case],
     *,
     slices: int = 2,
+    volumes: int = 0,
     seed: int = 0,
     window: str = "auto",
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, tuple[Row, ...]]:
     """The rows of every segmenter on the same slices, prompts and background clicks; each case is read once.
 
-    `slices` of each label are taken at even steps through its larger ones. First clicks are at the deepest
-    point. `progress(done)` counts cases. Reading may raise what the cases raise. Rows keep the patients and
-    ids of the cases as they are: where rows are written down, give cases with hashed ones.
+    `slices` of each label are taken at even steps through its larger ones, and in the first so many `volumes`
+    each label is followed through all of them, too. First clicks are at the deepest point. `progress(done)`
+    counts cases. Reading may raise what the cases raise. Rows keep the patients and ids of the cases as they
+    are: where rows are written down, give cases with hashed ones.
     """
     rows: dict[str, list[Row]] = {name: [] for name in segmenters}
     for number, case in enumerate(cases):
         volume, mask, names = case.read()
         embeddings: dict[tuple[int, str], Tensor] = {}
+        followed = False
         for value, label in sorted(names.items()):
             truth = mask == value
             for k in chosen_slices(truth, slices):
@@ -103,6 +111,12 @@ def measure(
                         answer = own_answer(segmenter.sam, embeddings[key], volume, aside)
                         values["background"] = dice(answer, truth[:, :, k])
                     rows[name].append(Row(case.patient, case.id, label, k, values))
+            if volumes and truth.any(axis=(0, 1)).sum() >= FEWEST:
+                for name, segmenter in segmenters.items():
+                    values = {"volume": _followed(segmenter, volume, truth, window)}
+                    rows[name].append(Row(case.patient, case.id, label, WHOLE, values))
+                followed = True
+        volumes -= followed
         progress(number + 1)
     return {name: tuple(found) for name, found in rows.items()}
 
@@ -178,6 +192,14 @@ def _boxed(segmenter: Segmenter, volume: Volume, truth: Mask, k: int, window: st
     return dice(segmenter.segment_slice(volume, prompt, k, window=window).mask[:, :, k], truth)
 
 
+def _followed(segmenter: Segmenter, volume: Volume, truth: Mask, window: str) -> float:
+    """Dice of the volume after one click in the middle one of the slices that hold the object."""
+    held = np.flatnonzero(truth.any(axis=(0, 1)))
+    k = held[len(held) // 2]
+    prompt = Prompt(foreground=np.array([[*first_click(truth[:, :, k]).index, k]]))
+    return dice(segmenter.segment_volume(volume, prompt, window=window).mask, truth)
+
+
 def mean(rows: Rows, metric: str) -> float:
     """Mean over patients of the mean over each one's rows; NaN without a row."""
     patients = _by_patient({row.key: row.values[metric] for row in rows if metric in row.values})
@@ -234,7 +256,7 @@ def _by_patient(values: Mapping[tuple[str, str, str, int], float]) -> list[NDArr
 def as_json(rows: Rows) -> list[dict[str, Any]]:
     """Rows as a report keeps them."""
     return [
-        {"patient": r.patient, "case": r.case, "label": r.label, "slice": r.k}
+        {"patient": r.patient, "case": r.case, "label": r.label, "slice": None if r.k == WHOLE else r.k}
         | {"values": {name: round(value, 5) for name, value in r.values.items()}}
         for r in rows
     ]

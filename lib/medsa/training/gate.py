@@ -15,7 +15,7 @@ from medsa.evaluation.forgetting import FORGETTING
 from medsa.evaluation.protocol import Case, Rows, by_label, difference, mean, measure
 from medsa.segmenter import Segmenter
 
-METRICS = ("1 pt", "3 pts", "10 pts", "auc", "box", "background")
+METRICS = ("1 pt", "3 pts", "10 pts", "auc", "box", "background", "volume")
 
 
 class Rules(BaseModel):
@@ -29,6 +29,9 @@ class Rules(BaseModel):
     level: float = Field(0.9, gt=0, lt=1, description="of the bootstrap interval that is called noise")
     label_loss: float = Field(
         0.05, ge=0, description="what one label, or boxes, may lose on held-out patients"
+    )
+    volume_loss: float = Field(
+        0.05, ge=0, description="what one click through the volume may lose at one label"
     )
     forgetting: float = Field(0.05, ge=0, description="what the forgetting set may lose against the base")
     deafness: float = Field(
@@ -94,9 +97,13 @@ def _deaf(rows: Rows, rules: Rules) -> list[str]:
 def _lost(candidate: Rows, current: Rows, rules: Rules) -> list[str]:
     before, found = by_label(current), []
     for label, rows in by_label(candidate).items():
-        for metric, what in (("auc", "clicks"), ("box", "boxes")):
+        for metric, what, most in (
+            ("auc", "clicks", rules.label_loss),
+            ("box", "boxes", rules.label_loss),
+            ("volume", "one click through the volume", rules.volume_loss),
+        ):
             change = mean(rows, metric) - mean(before[label], metric)
-            if change < -rules.label_loss:
+            if change < -most:
                 found.append(f"worse at {label} with {what}: Dice {change:+.3f}")
     return found
 
@@ -127,11 +134,14 @@ def measure_tables(
     *,
     forgetting: Iterable[Case] = FORGETTING,
     slices: int = 3,
+    volumes: int = 0,
     window: str = "auto",
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Tables]:
     """The tables of every segmenter; `progress(done)` counts the cases of both sets."""
-    held_out = measure(segmenters, validation, slices=slices, window=window, progress=progress)
+    held_out = measure(
+        segmenters, validation, slices=slices, volumes=volumes, window=window, progress=progress
+    )
     done = len({row.case for row in next(iter(held_out.values()))})
     kept = measure(segmenters, forgetting, slices=1, progress=lambda n: progress(done + n))
     return {name: Tables(held_out[name], kept[name]) for name in segmenters}

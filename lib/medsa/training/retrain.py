@@ -57,8 +57,9 @@ class Labelled:
 class Policy(BaseModel):
     """How a site's rounds are done (configs/retraining).
 
-    `share` of the patients validates; `slices` of each label are measured; so many drawn cases are trained on
-    as a `rehearsal` of what is not the site's; `settings` name a file of configs/training.
+    `share` of the patients validates; `slices` of each label are measured, and in the first so many `volumes`
+    what one click finds in all of it; so many drawn cases are trained on as a `rehearsal` of what is not the
+    site's; `settings` name a file of configs/training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +68,7 @@ class Policy(BaseModel):
     title: str = ""
     share: float = Field(0.2, gt=0, lt=1)
     slices: int = Field(3, gt=0)
+    volumes: int = Field(2, ge=0)
     rehearsal: int = Field(24, ge=0)
     settings: str = "default"
     gate: Rules = Rules()
@@ -241,6 +243,7 @@ def _measured(
         validation,
         forgetting=plan.forgetting,
         slices=plan.policy.slices,
+        volumes=plan.policy.volumes,
         window=plan.request.window,
         progress=lambda done: progress("measuring", done / total),
     )

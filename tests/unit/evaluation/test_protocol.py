@@ -12,7 +12,9 @@ from medsa.data.geometry import LPS_TO_RAS
 from medsa.data.volume import Volume
 from medsa.evaluation import protocol
 from medsa.evaluation.forgetting import FORGETTING
-from medsa.evaluation.protocol import Row, difference, mean, measure
+from medsa.evaluation.overlap import dice
+from medsa.evaluation.protocol import WHOLE, Row, difference, mean, measure
+from medsa.prompts.prompt import Prompt
 from medsa.segmenter import Segmenter
 
 
@@ -61,6 +63,17 @@ def test_a_row_holds_clicks_their_mean_a_box_and_the_control(tables):
     for row in tables["one"]:
         assert set(row.values) == {"1 pt", "3 pts", "10 pts", "auc", "box", "background"}
         assert all(0 <= value <= 1 for value in row.values.values())
+
+
+def test_the_first_volumes_are_followed_through_from_one_click(segmenter, tables):
+    rows = measure({"one": segmenter}, CASES, volumes=2)["one"]
+    whole = [row for row in rows if row.k == WHOLE]
+    assert [(row.case, row.label) for row in whole] == [(c, n) for c in "ab" for n in ("liver", "spleen")]
+    assert [set(row.values) for row in whole] == [{"volume"}] * 4
+    assert tuple(row for row in rows if row.k != WHOLE) == tables["one"]
+    volume, mask, _ = CASES[0].read()
+    prompt = Prompt(foreground=[[14, 14, 1]])
+    assert whole[0].values["volume"] == dice(segmenter.segment_volume(volume, prompt).mask, mask == 1)
 
 
 def test_the_same_model_gives_the_same_rows_again(segmenter, tables):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsa.evaluation.protocol import Row
+from medsa.evaluation.protocol import WHOLE, Row
 from medsa.training.gate import Rules, Tables, decide
 
 SKILL = {"1 pt": 0.7, "3 pts": 0.75, "10 pts": 0.8, "auc": 0.75, "box": 0.8, "background": 0.05}
@@ -61,6 +61,18 @@ def test_what_is_wrong_with_a_candidate_is_said(validation, forgetting, says):
     decision = decide(table(validation, forgetting), NOW, NOW)
     assert not decision.promoted
     assert any(says in reason for reason in decision.reasons), decision.reasons
+
+
+@pytest.mark.parametrize(("value", "promoted"), [(0.66, True), (0.64, False)])
+def test_what_no_longer_finds_the_volume_is_refused(value, promoted):
+    def with_volumes(known, value):
+        rows = [Row("p0", "case0", label, WHOLE, {"volume": value}) for label in ("liver", "spleen")]
+        return Tables((*known.validation, *rows), known.forgetting)
+
+    decision = decide(with_volumes(table(BETTER), value), with_volumes(NOW, 0.7), NOW)
+    assert decision.promoted is promoted
+    assert decision.figures["current, held-out, volume"] == pytest.approx(0.7)
+    assert promoted or "worse at liver with one click through the volume: Dice -0.060" in decision.reasons
 
 
 def test_all_reasons_are_given_at_once():

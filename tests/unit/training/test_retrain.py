@@ -34,7 +34,9 @@ from medsa.training.train import Request
 from medsa.training.versions import VersionStore
 
 SHAPE = (40, 36, 8)
-LENIENT = Policy(slices=1, rehearsal=0, gate=Rules(level=0.5, label_loss=1, forgetting=1, deafness=9))
+LENIENT = Policy(
+    slices=1, rehearsal=0, gate=Rules(level=0.5, label_loss=1, volume_loss=1, forgetting=1, deafness=9)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +118,9 @@ def test_every_figure_and_the_decision_are_kept_and_nobody_is_named(trained):
     assert report["promoted"]
     assert sum(report["cases"].values()) == len(STUDIES)
     assert set(report["rows"]) == {"candidate", "current", "base"}
-    assert len(report["rows"]["candidate"]["held-out"]) == report["cases"]["validation"]
+    held_out = report["rows"]["candidate"]["held-out"]
+    assert sum(row["slice"] is not None for row in held_out) == report["cases"]["validation"]
+    assert sum("volume" in row["values"] for row in held_out) == min(2, report["cases"]["validation"])
     decided = [entry for entry in store.decisions() if entry["event"] == "decided"]
     assert decided[0]["figures"] == report["figures"]
     for path in store.folder.rglob("*"):
