@@ -172,7 +172,7 @@ def served(new_orthanc, small: dict[str, str], tmp_path: Path) -> Iterator[tuple
     orthanc = new_orthanc()
     versions = tmp_path / "versions"
     versions.mkdir(mode=0o700)
-    conf = {"adapters": str(versions), "retrain_after": str(AFTER), "retrain_minutes": "1"}
+    conf = {"adapters": str(versions), "retrain_after": str(AFTER), "retrain_minutes": "1.5"}
     conf |= {"backbone": "small"}
     with (
         Server(orthanc.dicomweb_url, tmp_path / "log", conf=conf, environment=small) as server,
