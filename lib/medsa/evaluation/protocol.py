@@ -116,7 +116,7 @@ def measure(
                     values = {"volume": _followed(segmenter, volume, truth, window)}
                     rows[name].append(Row(case.patient, case.id, label, WHOLE, values))
                 followed = True
-        volumes -= followed
+        volumes -= int(followed)
         progress(number + 1)
     return {name: tuple(found) for name, found in rows.items()}
 

@@ -182,7 +182,7 @@ class Following:
         for spot in self._spots(side):
             if spot.k == k and spot.at not in said.foreground + said.background:
                 states |= self._moved(states, spot, answer.settled - {k}, side)
-        if self.learnt and self.request.start is None:
+        if self.learnt and self.request.start is None and states[k].mask.any():
             states |= dict(self._refined(states, k, answer.settled))
         return replace(answer, states=dict(sorted(states.items())), settled=answer.settled | {k})
 

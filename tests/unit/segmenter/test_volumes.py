@@ -13,6 +13,7 @@ from medsa.errors import BadInputError, CancelledError
 from medsa.prompts.prompt import Prompt
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter, Session
+from medsa.segmenter.session import State
 
 SHAPE = (32, 28, 7)
 
@@ -84,6 +85,22 @@ def test_a_cancelled_correction_leaves_what_was_there(segmenter, volume) -> None
     ask(segmenter, volume, [FIRST], session=alone)
     expected = ask(segmenter, volume, [FIRST, [4, 4, 5]], session=alone)
     assert (ask(segmenter, volume, [FIRST, [4, 4, 5]], session=session) == expected).all()
+
+
+def test_a_slice_that_was_clicked_away_stays_away(segmenter, volume, monkeypatch) -> None:
+    session, clicks, k = Session(), [FIRST, [12, 9, 5]], 5
+    ask(segmenter, volume, clicks, session=session)
+
+    def all_of_it(logits, *_args, **_more):
+        return {k: np.full_like(logits[k], -6)}
+
+    def everywhere(_self, _k, state, *_args):
+        return State(torch.full_like(state.logits, 8), 1.0)
+
+    monkeypatch.setattr("medsa.segmenter.volumes.spread", all_of_it)
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", everywhere)
+    after = ask(segmenter, volume, clicks, [[13, 9, k]], session)
+    assert after[:, :, k].sum() == 1  # the click on it
 
 
 def test_the_order_of_slices_does_not_matter(segmenter, volume) -> None:
