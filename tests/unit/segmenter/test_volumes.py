@@ -89,6 +89,7 @@ def test_a_cancelled_correction_leaves_what_was_there(segmenter, volume) -> None
 
 def test_a_slice_that_was_clicked_away_stays_away(segmenter, volume, monkeypatch) -> None:
     session, clicks, k = Session(), [FIRST, [12, 9, 5]], 5
+    ask(segmenter, volume, [FIRST], session=session)
     ask(segmenter, volume, clicks, session=session)
 
     def all_of_it(logits, *_args, **_more):
