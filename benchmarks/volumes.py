@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--union", action="store_true", help="everything that is not 0 as one object")
     parser.add_argument("--no-slices", action="store_true", help="without the methods that go slice by slice")
     args = parser.parse_args()
+    if args.splits is not None and not args.splits.is_file():
+        parser.error(f"there is no record of sides at {args.splits}")
     logging.disable(logging.WARNING)
     sam = load_sam(args.backbone)
     folder = starter_adapter(args.backbone) if args.adapter is None else args.adapter

@@ -99,7 +99,8 @@ def measure(
         followed = False
         for value, label in sorted(names.items()):
             truth = mask == value
-            for k in chosen_slices(truth, slices):
+            chosen = chosen_slices(truth, slices)
+            for k in chosen:
                 aside = background_point(truth[:, :, k], np.random.default_rng([seed, value, k]))
                 for name, segmenter in segmenters.items():
                     values = _clicked(segmenter, volume, truth[:, :, k], k, window)
@@ -111,7 +112,7 @@ def measure(
                         answer = own_answer(segmenter.sam, embeddings[key], volume, aside)
                         values["background"] = dice(answer, truth[:, :, k])
                     rows[name].append(Row(case.patient, case.id, label, k, values))
-            if volumes and truth.any(axis=(0, 1)).sum() >= FEWEST:
+            if volumes and chosen and truth.any(axis=(0, 1)).sum() >= FEWEST:
                 for name, segmenter in segmenters.items():
                     values = {"volume": _followed(segmenter, volume, truth, window)}
                     rows[name].append(Row(case.patient, case.id, label, WHOLE, values))

@@ -76,6 +76,19 @@ def test_the_first_volumes_are_followed_through_from_one_click(segmenter, tables
     assert whole[0].values["volume"] == dice(segmenter.segment_volume(volume, prompt).mask, mask == 1)
 
 
+def test_what_no_slice_can_be_asked_for_is_not_followed_either(segmenter):
+    class Thread(Drawn):
+        """A line of voxels through the slices."""
+
+        def read(self):
+            volume, mask, names = super().read()
+            thread = np.zeros_like(mask)
+            thread[14, 14] = 1
+            return volume, thread, names
+
+    assert measure({"one": segmenter}, [Thread("a", "ROE^JIM")], volumes=1) == {"one": ()}
+
+
 def test_the_same_model_gives_the_same_rows_again(segmenter, tables):
     again = measure({"one": segmenter}, CASES[:1])["one"]
     assert [row.values for row in again] == [row.values for row in tables["one"][: len(again)]]
