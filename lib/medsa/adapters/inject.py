@@ -21,6 +21,7 @@ from medsa.adapters.decoder import (
 )
 from medsa.adapters.encoder import AdaptedEncoder, EncoderAdaptation, transformer_blocks
 from medsa.adapters.method import DecoderAdapters, Method, read_method
+from medsa.adapters.refiner import Refiner
 from medsa.errors import ConfigurationError
 from medsa.sam import Backbone, Sam
 from medsa.sam.accelerate import (
@@ -52,6 +53,7 @@ PLACES = (
     "volumetric",
     "decoder",
     "mask_head",
+    "refiner",
 )
 """Where adapters may be; `full` trains parts of the base besides."""
 
@@ -68,6 +70,7 @@ class AdapterSet(nn.Module):
         if method.head:
             steps = round(math.log2(sam.image_size / sam.embedding_size))
             self.mask_head = ClassHead(method.head, length, steps)
+        self.refiner = Refiner(4 * sam.embedding_size, method.refiner.width) if method.refiner else None
         copied = dict.fromkeys(part.split(".")[0] for part in (*method.trains, *method.carries))
         self.own = nn.ModuleDict(
             {name: deepcopy(getattr(sam, name)).requires_grad_(False) for name in copied}
@@ -88,7 +91,7 @@ class AdaptedSam(nn.Module):
     `adapters` holds what is the method's own. Any number of these may share one base, in several threads.
     `trained_prompts` are the prompts that were taught (none for a method without prompts) and `multimask`
     whether a single click was taught to give three masks to choose from: the base's, until whoever trains
-    sets others. It stands wherever a `Sam` does (`medsa.sam.promptable`). Where a method leaves encoder or
+    sets others; `ends_at` is the predicted IoU below which an object that it follows has ended, if measured. It stands wherever a `Sam` does (`medsa.sam.promptable`). Where a method leaves encoder or
     decoder alone, those of the base answer, compiled ones among them.
     """
 
@@ -98,6 +101,7 @@ class AdaptedSam(nn.Module):
         self.checkpointing = False
         self.trained_prompts: tuple[PromptKind, ...] = sam.config.trained_prompts if method.prompts else ()
         self.multimask = sam.multimask
+        self.ends_at: float | None = None
         self.adapters = AdapterSet(sam, method)
         self._base = (sam,)  # in tuples: the base is shared, not a part of this module's state
         own, adapters = self.adapters.own, self.adapters
@@ -216,6 +220,14 @@ class AdaptedSam(nn.Module):
         name = "masks" if multimask else "mask"
         return decode_prompts(self, self._compiled.get(name) if changed else None, embedding, *prompts)
 
+    def refine(self, logits: Tensor, pictures: Tensor) -> Tensor:
+        """Logits (N, M, c, c) after the method's refiner, as `Refiner`; where it has none, as they are."""
+        refiner = self.adapters.refiner if self._enabled else None
+        if refiner is None:
+            return logits
+        with torch.set_grad_enabled(needs_gradient([refiner], logits)):
+            return refiner(logits, pictures)
+
     def folded_decoder(self, position: Tensor, multimask: bool) -> nn.Module:
         """The mask decoder with its adapters, ready to be traced; as `Sam.folded_decoder`."""
         return FoldedAdaptedDecoder(self.mask_decoder, position, multimask)
@@ -306,7 +318,7 @@ def adapt(sam: Sam, method: str | Method, onto: AdaptedSam | None = None) -> Ada
 
     With `onto`, an adapted model on `sam` whose method trains parts of the base only, they are placed on
     those parts as it has taught them: they start as that model. What the method does not train itself it
-    then carries along, so that the outcome stands alone. Raises `ConfigurationError` for another `onto`.
+    then carries along, so that the outcome stands alone; a refiner goes on learning. Raises `ConfigurationError` for another `onto`.
     """
     method = read_method(method) if isinstance(method, str) else method
     if onto is None:
@@ -317,7 +329,10 @@ def adapt(sam: Sam, method: str | Method, onto: AdaptedSam | None = None) -> Ada
             "from an adapter of decoder_prompt or decoder_only, or from the backbone"
         )
     taught = dict.fromkeys((*onto.method.trains, *onto.method.carries))
-    model = AdaptedSam(sam, method.model_copy(update={"carries": tuple(taught)}))
+    refiner = onto.method.refiner or method.refiner
+    model = AdaptedSam(sam, method.model_copy(update={"carries": tuple(taught), "refiner": refiner}))
+    if model.adapters.refiner is not None and onto.adapters.refiner is not None:
+        model.adapters.refiner.load_state_dict(onto.adapters.refiner.state_dict())
     for name, part in onto.adapters.own.items():
         model.adapters.own[name].load_state_dict(part.state_dict())
     return model

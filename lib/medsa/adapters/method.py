@@ -61,6 +61,12 @@ class MaskHead(_Data):
     classes: int = Field(gt=0, description="mask tokens; a study's label set decides in practice")
 
 
+class Refinement(_Data):
+    """A small U-Net after the mask decoder, on the slice's own pixels; `width` channels at its finest level."""
+
+    width: int = Field(32, gt=0, multiple_of=8)
+
+
 class Method(_Data):
     """One way to adapt a frozen SAM. `trains` names parts of the base that a copy of trains fully.
 
@@ -73,6 +79,7 @@ class Method(_Data):
     encoder: EncoderAdapters = EncoderAdapters()
     decoder: DecoderAdapters | None = None
     head: MaskHead | None = None
+    refiner: Refinement | None = None
     trains: tuple[str, ...] = ()
     carries: tuple[str, ...] = ()
     prompts: bool = True

@@ -48,6 +48,7 @@ class Sam(nn.Module):
             transformer=TwoWayTransformer(decoder.depth, decoder.width, decoder.heads, decoder.mlp),
         )
         self.register_buffer("dense_pe", None, persistent=False)
+        self.ends_at: float | None = None
         self._compiled: dict[str, Compiled] = {}
 
     def encode(self, images: Tensor) -> Tensor:
@@ -77,6 +78,10 @@ class Sam(nn.Module):
         """
         compiled = self._compiled.get("masks" if multimask else "mask")
         return decode_prompts(self, compiled, embedding, points, point_labels, boxes, masks, multimask)
+
+    def refine(self, logits: Tensor, pictures: Tensor) -> Tensor:  # noqa: ARG002 - as adapted models have it
+        """`logits` as they are: the base has nothing that mends them."""
+        return logits
 
     def folded_decoder(self, position: Tensor, multimask: bool) -> nn.Module:
         """The mask decoder for embeddings of the grid of `position` (1, C, h, w), ready to be traced.

@@ -17,9 +17,10 @@ class Promptable(Protocol):
     """A model that encodes an image once and decodes many prompts on it.
 
     `config.trained_prompts` are the prompts this model learnt, `multimask` tells whether a single click is
-    to be answered with three masks to choose from. `digest` is that of the backbone's weights,
-    `adapter_digest` that of all that was learnt on top and `encoder_digest` of its part in an embedding; both
-    are "" where there is nothing.
+    to be answered with three masks to choose from, `ends_at` below which predicted IoU an object has ended
+    that it follows (None: not measured). `digest` is that of the backbone's weights, `adapter_digest` that of
+    all that was learnt on top and `encoder_digest` of its part in an embedding; both are "" where there is
+    nothing.
     """
 
     @property
@@ -32,6 +33,8 @@ class Promptable(Protocol):
     def encoder_digest(self) -> str: ...
     @property
     def multimask(self) -> bool: ...
+    @property
+    def ends_at(self) -> float | None: ...
     @property
     def image_size(self) -> int: ...
     @property
@@ -59,6 +62,10 @@ class Promptable(Protocol):
         multimask: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Logits and predicted IoU of N prompts, as `Sam.decode`: on one image, or each on its own."""
+        ...
+
+    def refine(self, logits: Tensor, pictures: Tensor) -> Tensor:
+        """Logits (N, M, c, c) on pictures (N, 1 or 3, s, s), 0..1, after what was taught to mend edges."""
         ...
 
     def folded_decoder(self, position: Tensor, multimask: bool) -> nn.Module:

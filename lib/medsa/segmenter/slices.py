@@ -103,8 +103,8 @@ class SliceDecoder:
         for alike in kinds.values():
             for first in range(0, len(alike), BATCH):
                 part = alike[first : first + BATCH]
-                embeddings = [asked[n].encoded.embedding for n in part]
-                answers = self._answers(embeddings, [questions[n] for n in part])
+                encoded = [asked[n].encoded for n in part]
+                answers = self._answers(encoded, [questions[n] for n in part])
                 found.update(zip(part, answers, strict=True))
         return [
             State(found[n][0].half(), found[n][1])
@@ -127,21 +127,23 @@ class SliceDecoder:
         )
 
     def _answers(
-        self, embeddings: Sequence[Tensor], questions: Sequence[_Question]
+        self, encoded: Sequence[Encoded], questions: Sequence[_Question]
     ) -> list[tuple[Tensor, float]]:
         """Logits (h, w) and predicted IoU for each of some questions of one kind, the best of its masks."""
         kind = questions[0]
         masks = [question.mask for question in questions if question.mask is not None]
         logits, scores = self.sam.decode(
-            torch.cat(list(embeddings)) if len(embeddings) > 1 else embeddings[0],
+            torch.cat([one.embedding for one in encoded]),
             points=self._tensor([question.points for question in questions]) if kind.points else None,
             point_labels=self._tensor([question.labels for question in questions]) if kind.points else None,
             boxes=self._tensor([question.box for question in questions]) if kind.box is not None else None,
             masks=torch.stack(masks)[:, None].to(self.sam.dense_pe) if masks else None,
             multimask=kind.multimask,
         )
-        best = scores.argmax(dim=1).tolist()
-        return [(logits[n, m].cpu(), float(scores[n, m])) for n, m in enumerate(best)]
+        each, best = torch.arange(len(scores)), scores.argmax(dim=1)
+        pictures = torch.stack([one.picture.expand(3, -1, -1) for one in encoded])
+        refined = self.sam.refine(logits[each, best][:, None], pictures)[:, 0].cpu()
+        return list(zip(refined, scores[each, best].tolist(), strict=True))
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=np.float64)).to(self.sam.dense_pe)

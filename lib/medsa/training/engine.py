@@ -30,11 +30,13 @@ from medsa.training.items import TRAIL, Grid, Item, evenly, targets
 from medsa.training.length import Length
 from medsa.training.losses import cost
 from medsa.training.settings import Settings, rate_at
-from medsa.training.validation import along_trails, by_prompt
+from medsa.training.validation import along_trails, by_prompt, ending
 
 CHECKPOINT, BEST, EMBEDDINGS = "checkpoint/state.safetensors", "checkpoint/best.safetensors", "embeddings"
 TOGETHER = 4
 """Slices that go through the image encoder at a time."""
+ENDS = 24
+"""Held-out trails with an object's end that tell where the model sees one."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Run:
         self.validation = evenly(held, settings.validation_items)
         trails = [item for item in held if item.trail] if settings.follow else []
         self.trails = evenly(trails, settings.validation_items // 2)
+        self.ends = evenly([item for item in trails if not all(part.mask.any() for part in item.trail)], ENDS)
         self.parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
         self.optimizer = torch.optim.AdamW(
             [
@@ -366,6 +369,7 @@ class Run:
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
                     parameter.copy_(best[name])
+            self.model.ends_at = ending(self.decoder, self._alone, [*self.ends, *self.trails])
         else:
             self.averages.swap()
         if self.store is not None:

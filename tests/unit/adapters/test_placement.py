@@ -79,6 +79,7 @@ def loss(model, method, slab):
     if method.head is not None:
         return model.segment(slab, embedding).square().mean()
     logits, predicted = model.decode(embedding, boxes=BOX[:1].expand(len(slab), -1))
+    logits = model.refine(logits, slab.sigmoid())
     return logits.square().mean() + predicted.square().mean()
 
 

@@ -1,11 +1,12 @@
 """Training asks what serving asks: the same tokens, the same masks as prompts, the same mask chosen."""
 
 import numpy as np
+import pytest
 import torch
 from tests.unit.adapters.conftest import one_thread, small_sam
 
 from medsa.adapters.inject import adapt
-from medsa.adapters.method import Method
+from medsa.adapters.method import Method, Refinement
 from medsa.data.geometry import LPS_TO_RAS
 from medsa.data.volume import Volume
 from medsa.evaluation.overlap import dice
@@ -30,14 +31,18 @@ def ball(shape: tuple[int, int, int] = (48, 48, 1)) -> tuple[Volume, np.ndarray]
     return Volume(np.asfortranarray(30 + 120 * mask + noise, np.float32), LPS_TO_RAS, "MR"), mask
 
 
-def model():
-    found = adapt(small_sam("tiny_vit"), METHOD)
+def model(refined=False):
+    method = METHOD.model_copy(update={"refiner": Refinement(width=8)}) if refined else METHOD
+    found = adapt(small_sam("tiny_vit"), method)
+    if refined:
+        torch.nn.init.normal_(found.adapters.refiner.out.weight, std=0.5)
     found.trained_prompts, found.multimask = ("point", "box", "mask"), True
     return found
 
 
-def test_a_rounds_mask_is_the_one_the_runtime_gives_for_the_same_clicks() -> None:
-    taught, (volume, mask) = model(), ball()
+@pytest.mark.parametrize("refined", [False, True])
+def test_a_rounds_mask_is_the_one_the_runtime_gives_for_the_same_clicks(refined: bool) -> None:
+    taught, (volume, mask) = model(refined), ball()
     (item,) = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s")
     embedding = taught.encode(item.picture.image(taught.base.config))
     side = item.side
@@ -103,10 +108,11 @@ def test_an_absent_object_is_asked_for_with_its_neighbours_box() -> None:
     assert rounds[0].logits.shape[1] == 1
 
 
-def test_an_object_is_followed_in_training_as_the_runtime_follows_it(monkeypatch) -> None:
+@pytest.mark.parametrize("refined", [False, True])
+def test_an_object_is_followed_in_training_as_the_runtime_follows_it(monkeypatch, refined: bool) -> None:
     monkeypatch.setattr("medsa.segmenter.volumes.GOES_ON", -np.inf)
     monkeypatch.setattr("medsa.segmenter.volumes.LOOKED_AGAIN", 0.0)
-    taught, (volume, mask) = model(), ball((48, 40, 5))
+    taught, (volume, mask) = model(refined), ball((48, 40, 5))
     taught.trained_prompts = (*taught.trained_prompts, "neighbour")
     items = items_of(volume, mask, {1: "ball"}, grid_of(taught), "s", run=3)
     first = items[0]
