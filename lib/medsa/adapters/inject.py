@@ -91,7 +91,8 @@ class AdaptedSam(nn.Module):
     `adapters` holds what is the method's own. Any number of these may share one base, in several threads.
     `trained_prompts` are the prompts that were taught (none for a method without prompts) and `multimask`
     whether a single click was taught to give three masks to choose from: the base's, until whoever trains
-    sets others; `ends_at` is the predicted IoU below which an object that it follows has ended, if measured. It stands wherever a `Sam` does (`medsa.sam.promptable`). Where a method leaves encoder or
+    sets others; `ends_at` is the predicted IoU below which an object that it follows has ended, if that was
+    measured. It stands wherever a `Sam` does (`medsa.sam.promptable`). Where a method leaves encoder or
     decoder alone, those of the base answer, compiled ones among them.
     """
 
@@ -318,7 +319,8 @@ def adapt(sam: Sam, method: str | Method, onto: AdaptedSam | None = None) -> Ada
 
     With `onto`, an adapted model on `sam` whose method trains parts of the base only, they are placed on
     those parts as it has taught them: they start as that model. What the method does not train itself it
-    then carries along, so that the outcome stands alone; a refiner goes on learning. Raises `ConfigurationError` for another `onto`.
+    then carries along, so that the outcome stands alone; a refiner goes on learning. Raises
+    `ConfigurationError` for another `onto`.
     """
     method = read_method(method) if isinstance(method, str) else method
     if onto is None:

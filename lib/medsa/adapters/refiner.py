@@ -19,9 +19,7 @@ SCALE = 8.0
 
 
 def _layer(channels: int, out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.GroupNorm(4, out), nn.GELU()
-    )
+    return nn.Sequential(nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.GroupNorm(4, out), nn.GELU())
 
 
 def _two(channels: int, out: int) -> nn.Sequential:

@@ -67,7 +67,12 @@ def save_adapter(model: AdaptedSam, folder: Path, *, half: bool = False, **card:
         backbone=base.config.name,
         backbone_digest=base.digest,
         image_size=base.image_size,
-        **{"trained_prompts": model.trained_prompts, "multimask": model.multimask, "ends_at": model.ends_at, **card},
+        **{
+            "trained_prompts": model.trained_prompts,
+            "multimask": model.multimask,
+            "ends_at": model.ends_at,
+            **card,
+        },
     )
     tensors = {name: tensor.half() if half else tensor for name, tensor in _kept(model).items()}
     write_atomically(folder / TENSORS, save(tensors))

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.adapters.conftest import one_thread, small_sam
-from tests.unit.adapters.test_placement import images, randomise as taught
+from tests.unit.adapters.test_placement import images
+from tests.unit.adapters.test_placement import randomise as taught
 
 from medsa.adapters.inject import adapt
 from medsa.adapters.method import Method, Refinement
@@ -14,9 +15,7 @@ from medsa.adapters.state import load_adapter, save_adapter
 
 __all__ = ["one_thread"]
 
-REFINED = Method(
-    name="refined", title="", paper="", trains=("mask_decoder",), refiner=Refinement(width=8)
-)
+REFINED = Method(name="refined", title="", paper="", trains=("mask_decoder",), refiner=Refinement(width=8))
 
 
 def asked(count=2, masks=1, side=48, colours=1, seed=0):
