@@ -62,7 +62,7 @@ class MaskHead(_Data):
 
 
 class Refinement(_Data):
-    """A small U-Net after the mask decoder, on the slice's own pixels; `width` channels at its finest level."""
+    """A small U-Net after the mask decoder, on the slice's own pixels; its finest level has `width` channels."""
 
     width: int = Field(32, gt=0, multiple_of=8)
 
