@@ -62,7 +62,7 @@ class MaskHead(_Data):
 
 
 class Refinement(_Data):
-    """A small U-Net after the mask decoder, on the slice's own pixels; its finest level has `width` channels."""
+    """A small U-Net after the mask decoder, on the slice's pixels; `width` channels at its finest level."""
 
     width: int = Field(32, gt=0, multiple_of=8)
 

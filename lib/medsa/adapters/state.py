@@ -33,8 +33,8 @@ class Card(BaseModel):
     `trained_prompts` are the prompts it was taught (None: those of its backbone), and so asked with, and
     `multimask` whether a single click was taught to give three masks to choose from, as SAM does. `ends_at`
     is the predicted IoU below which an object has ended that it follows, if that was measured. `studies` maps
-    "training" and "validation" to hashed study ids, `metrics` whatever was measured before and after, `made_by`
-    is the command that made it.
+    "training" and "validation" to hashed study ids, `metrics` whatever was measured before and after,
+    `made_by` is the command that made it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
