@@ -24,7 +24,7 @@ from scipy import ndimage, stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from medsa.data.model_input import slice_input
+from medsa.data.model_input import picture_of, slice_input
 from medsa.data.volume import Volume
 from medsa.prompts.annotator import tight_box
 from medsa.prompts.prompt import Prompt
@@ -202,8 +202,8 @@ def _area(box: Box) -> float:
 
 def _asked(request: Request, k: int, box: Box, other: Segmenter | None) -> dict[str, float]:
     """The components of one object on slice k, asked for with `box`."""
-    embedding = request.encoded(k, ahead=True)[1].embedding
-    logits, scores = _decoded(request.segmenter, embedding, _moved(request, k, box))
+    encoded = request.encoded(k, ahead=True)[1]
+    logits, scores = _decoded(request.segmenter, encoded, _moved(request, k, box))
     first = logits[0] > 0
     found = {
         "predicted": 1 - float(scores[0].clamp(0, 1)),
@@ -215,16 +215,18 @@ def _asked(request: Request, k: int, box: Box, other: Segmenter | None) -> dict[
     if other is not None:
         window = f"{request.window.low},{request.window.high}"
         beside = Request(other, request.volume, Prompt(), window, None)
-        there = beside.encoded(k, ahead=True)[1].embedding
+        there = beside.encoded(k, ahead=True)[1]
         found["versions"] = unlike(first, _decoded(other, there, [box])[0][0] > 0)
     return found
 
 
-def _decoded(segmenter: Segmenter, embedding: Tensor, boxes: Sequence[Box]) -> tuple[Tensor, Tensor]:
-    """Logits (N, h, w) and predicted IoU (N,) of N boxes on an embedding (1, C, h, w)."""
+def _decoded(segmenter: Segmenter, encoded: Encoded, boxes: Sequence[Box]) -> tuple[Tensor, Tensor]:
+    """Logits (N, h, w) and predicted IoU (N,) of N boxes on a slice."""
+    sam = segmenter.sam
     with segmenter.decoding.turn(ahead=True), torch.inference_mode():
-        asked = torch.tensor(boxes, dtype=torch.float32).to(segmenter.sam.dense_pe)
-        logits, scores = segmenter.sam.decode(embedding, boxes=asked)
+        asked = torch.tensor(boxes, dtype=torch.float32).to(sam.dense_pe)
+        logits, scores = sam.decode(encoded.embedding, boxes=asked)
+        logits = sam.refine(logits, encoded.picture.expand(len(logits), -1, -1, -1))
         return logits[:, 0].float().cpu(), scores[:, 0].float().cpu()
 
 
@@ -245,8 +247,9 @@ def _mirrored(request: Request, k: int, box: Box) -> Tensor:
     image[..., :columns] = image[..., :columns].flip(-1)
     with segmenter.encoding.turn(ahead=True), torch.inference_mode():
         embedding = segmenter.sam.encode(image.to(segmenter.sam.dense_pe))
+    encoded = Encoded(embedding, picture_of(image, request.volume.is_rgb))
     turned = (columns - 1 - box[2], box[1], columns - 1 - box[0], box[3])
-    logits = _decoded(segmenter, embedding, [turned])[0][0].clone()
+    logits = _decoded(segmenter, encoded, [turned])[0][0].clone()
     shown = round(columns * logits.shape[-1] / frame.size)
     logits[:, :shown] = logits[:, :shown].flip(-1)
     return logits

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
-from medsa.data.model_input import Frame, slice_input
+from medsa.data.model_input import Frame, picture_of, slice_input
 from medsa.data.orientation import Orientation
 from medsa.data.volume import Volume
 from medsa.evaluation.overlap import dice
@@ -23,6 +22,7 @@ from medsa.prompts.annotator import first_click, next_click, tight_box
 from medsa.prompts.prompt import Prompt
 from medsa.sam import Promptable
 from medsa.segmenter import Segmenter, Session
+from medsa.segmenter.slices import Encoded
 
 CLICKS = 10
 """Clicks of a curve; `auc` is the mean Dice after each of them."""
@@ -95,7 +95,7 @@ def measure(
     rows: dict[str, list[Row]] = {name: [] for name in segmenters}
     for number, case in enumerate(cases):
         volume, mask, names = case.read()
-        embeddings: dict[tuple[int, str], Tensor] = {}
+        encoded: dict[tuple[int, str], Encoded] = {}
         followed = False
         for value, label in sorted(names.items()):
             truth = mask == value
@@ -107,9 +107,9 @@ def measure(
                     values["box"] = _boxed(segmenter, volume, truth[:, :, k], k, window)
                     if aside is not None:
                         key = k, segmenter.sam.encoder_digest
-                        if key not in embeddings:
-                            embeddings[key] = _encode(segmenter, volume, k, window)
-                        answer = own_answer(segmenter.sam, embeddings[key], volume, aside)
+                        if key not in encoded:
+                            encoded[key] = _encode(segmenter, volume, k, window)
+                        answer = own_answer(segmenter.sam, encoded[key], volume, aside)
                         values["background"] = dice(answer, truth[:, :, k])
                     rows[name].append(Row(case.patient, case.id, label, k, values))
             if volumes and chosen and truth.any(axis=(0, 1)).sum() >= FEWEST:
@@ -145,16 +145,16 @@ def background_point(truth: Mask, rng: np.random.Generator) -> tuple[int, int] |
     return int(i), int(j)
 
 
-def _encode(segmenter: Segmenter, volume: Volume, k: int, window: str) -> Tensor:
+def _encode(segmenter: Segmenter, volume: Volume, k: int, window: str) -> Encoded:
     sam, (seen, orientation) = segmenter.sam, segmenter.seen(volume)
     frame = Frame.of(seen, sam.config, sam.image_size)
     at, shown = orientation.slice_of(k), segmenter.window(volume, window)
     image = slice_input(seen, at, shown, sam.config, frame)
     with torch.inference_mode():
-        return sam.encode(image.to(sam.dense_pe))
+        return Encoded(sam.encode(image.to(sam.dense_pe)), picture_of(image, volume.is_rgb))
 
 
-def own_answer(sam: Promptable, embedding: Tensor, volume: Volume, point: tuple[int, int]) -> Mask:
+def own_answer(sam: Promptable, encoded: Encoded, volume: Volume, point: tuple[int, int]) -> Mask:
     """(I, J) what the model answers to one click (i, j), without the runtime's corrections around it."""
     orientation = Orientation.of(volume)
     frame = Frame.of(orientation.volume(volume), sam.config, sam.image_size)
@@ -162,10 +162,14 @@ def own_answer(sam: Promptable, embedding: Tensor, volume: Volume, point: tuple[
     with torch.inference_mode():
         placed = torch.tensor([[[x, y]]]).to(sam.dense_pe)
         logits, scores = sam.decode(
-            embedding, points=placed, point_labels=torch.ones(1, 1).to(placed), multimask=sam.multimask
+            encoded.embedding,
+            points=placed,
+            point_labels=torch.ones(1, 1).to(placed),
+            multimask=sam.multimask,
         )
         best = int(scores[0].argmax())
-        seen = (frame.logits_to_voxel(logits[0, best].float()[None])[0].cpu().numpy() > 0).T
+        refined = sam.refine(logits[:, best : best + 1], encoded.picture[None])[0].float()
+        seen = (frame.logits_to_voxel(refined)[0].cpu().numpy() > 0).T
         return orientation.stored(seen[:, :, None])[:, :, 0]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.adapters.conftest import small_sam
@@ -99,7 +100,8 @@ def test_clicks_correct_what_the_model_gets_wrong(tables):
     assert mean(tables["one"], "10 pts") > mean(tables["one"], "1 pt")
 
 
-def test_a_deaf_model_is_found_out_by_its_own_answer(segmenter):
+@pytest.mark.parametrize("part", ["decoder", "refiner"])
+def test_a_deaf_model_is_found_out_by_its_own_answer(segmenter, part):
     """One that answers the liver wherever one clicks; the runtime's corrections do not hide it."""
     volume, mask, _ = CASES[0].read()
     truth = mask == 1
@@ -111,12 +113,19 @@ def test_a_deaf_model_is_found_out_by_its_own_answer(segmenter):
         multimask = False
 
         def decode(self, embedding, **_prompts):
+            logits = torch.full((1, 1, self.image_size, self.image_size), -1.0)
+            return self.liver() if part == "decoder" else logits, torch.ones(1, 1)
+
+        def refine(self, logits, _pictures):
+            return self.liver() if part == "refiner" else logits
+
+        def liver(self):
             frame = protocol.Frame.of(volume, self.config, self.image_size)
             square = frame.mask_to_model(truth[:, :, 1], self.image_size)
-            return protocol.torch.from_numpy(square)[None, None].float() - 0.5, protocol.torch.ones(1, 1)
+            return torch.from_numpy(square)[None, None].float() - 0.5
 
     point = protocol.background_point(truth[:, :, 1], np.random.default_rng(0))
-    answer = protocol.own_answer(Deaf(), None, volume, point)
+    answer = protocol.own_answer(Deaf(), protocol._encode(segmenter, volume, 1, "auto"), volume, point)
     assert protocol.dice(answer, truth[:, :, 1]) > 0.85
 
 
