@@ -112,10 +112,10 @@ def step(model: AdaptedSam) -> Callable[[], object]:
     model.train()
 
     def run() -> None:
-        embedding = model.encode(picture).flatten(0, 1) if depth > 1 else model.encode(picture)
         if model.method.head is not None:
-            logits = model.segment(flat, embedding)
+            logits = model.segment(flat)
         else:
+            embedding = model.encode(picture).flatten(0, 1) if depth > 1 else model.encode(picture)
             logits, _ = model.decode(embedding, boxes=box(depth))
         optimiser.zero_grad(set_to_none=True)
         logits.sigmoid().mean().backward()

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsa.adapters.state import load_adapter, starter_adapter
-from medsa.comparison.unet import load_unet
 from medsa.data.volume import Volume
 from medsa.evaluation import dice
 from medsa.prompts.annotator import first_click, next_click, tight_box
@@ -32,6 +31,7 @@ from medsa.segmenter import Result, Segmenter, Session
 from medsa.segmenter.classes import classify_volume
 from medsa.segmenter.served import NONE
 from medsa.training.cases import read_cases
+from medsa.training.classes import promptless
 from medsa.training.splits import Splits
 
 CORRECTIONS = 5
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0, help="cases to leave out at the folder's start (0)")
     parser.add_argument("--splits", type=Path, help="a training's splits.json: held-out patients only")
     parser.add_argument("--single", action="store_true", help="a method for slabs sees slices one by one")
-    parser.add_argument("--unet", type=Path, help="the candidate of a U-Net of `medsa compare`: unasked")
+    parser.add_argument("--unasked", type=Path, help="a version that takes no prompt (a U-Net), beside it")
     parser.add_argument("--values", type=int, nargs="+", help="labels to measure; default: all")
     parser.add_argument("--union", action="store_true", help="everything that is not 0 as one object")
     parser.add_argument("--no-slices", action="store_true", help="without the methods that go slice by slice")
@@ -69,7 +69,7 @@ def main() -> None:
     if args.splits is not None:
         sides = Splits(args.splits).assign(case.patient for case in found)
         found = [case for case in found if sides[case.patient] == "validation"]
-    unet = load_unet(sam, args.unet) if args.unet is not None else None
+    automatic = None if args.unasked is None else promptless(sam, args.unasked)
     rows: dict[str, list[Row]] = defaultdict(list)
     for case in found[:: max(1, len(found) // args.cases)][: args.cases]:
         volume, labels, names = case.read()
@@ -82,12 +82,12 @@ def main() -> None:
                 if args.values is None or value in args.values
             }
         )
-        unasked = None if unet is None else classify_volume(unet, volume).mask
+        unasked = None if automatic is None else classify_volume(automatic, volume).mask
         for name, truth in objects.items():
             if truth.sum() >= SMALLEST and truth.any(axis=(0, 1)).sum() >= 3:
                 row = measured(segmenter, volume, truth, slices=not args.no_slices)
-                if unet is not None and unasked is not None and name in unet.labels:
-                    row["U-Net"] = dice(np.equal(unasked, 1 + unet.labels.index(name)), truth)
+                if automatic is not None and unasked is not None and name in automatic.labels:
+                    row["unasked"] = dice(np.equal(unasked, 1 + automatic.labels.index(name)), truth)
                 rows[name].append(row)
                 print(f"{name} {len(rows[name])}: {shown([row])}", flush=True)
     for name, measured_rows in rows.items():

@@ -22,6 +22,7 @@ from medsa.adapters.decoder import (
 from medsa.adapters.encoder import AdaptedEncoder, EncoderAdaptation, transformer_blocks
 from medsa.adapters.method import DecoderAdapters, Method, read_method
 from medsa.adapters.refiner import Refiner
+from medsa.adapters.unet import UNetHead
 from medsa.errors import ConfigurationError
 from medsa.sam import Backbone, Sam
 from medsa.sam.accelerate import (
@@ -66,8 +67,10 @@ class AdapterSet(nn.Module):
         length = sam.config.decoder.width
         self.encoder = EncoderAdaptation(transformer_blocks(sam.image_encoder), method.encoder)
         self.decoder = DecoderAdaptation(length, method.decoder or DecoderAdapters(blocks=()))
-        self.mask_head: ClassHead | None = None
-        if method.head:
+        self.mask_head: ClassHead | UNetHead | None = None
+        if method.head and method.head.kind == "unet":
+            self.mask_head = UNetHead(method.head.classes)
+        elif method.head:
             steps = round(math.log2(sam.image_size / sam.embedding_size))
             self.mask_head = ClassHead(method.head, length, steps)
         self.refiner = Refiner(4 * sam.embedding_size, method.refiner.width) if method.refiner else None
@@ -161,7 +164,7 @@ class AdaptedSam(nn.Module):
     @property
     def adapter_digest(self) -> str:
         """sha256 of all that was learnt (writes through `.data` are not seen); "" when nothing can be."""
-        parts = [self.adapters] if self.changes_encoder or self.changes_decoder else []
+        parts = [self.adapters] if _has_parameters(self.adapters) else []
         return self._digest("adapter", parts, f"{self.method!r} {self.trained_prompts} {self.multimask}")
 
     @property
@@ -254,14 +257,17 @@ class AdaptedSam(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
 
-    def segment(self, images: Tensor, embedding: Tensor, boxes: Tensor | None = None) -> Tensor:
-        """Multi-class logits (B, classes, S, S) of the method's own head; `boxes` (B, 4) where it takes them.
+    def segment(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
+        """Multi-class logits (D, classes, S, S) of a slab (D, 3, S, S) by the method's own head.
 
-        Raises `ValueError` for a method without such a head.
+        `boxes` (D, 4) where it takes them. Raises `ValueError` for a method without such a head.
         """
         head = self.adapters.mask_head
         if head is None:
             raise ValueError(f"{self.method.name} has no multi-class head")
+        if isinstance(head, UNetHead):
+            return head(images)
+        embedding = self.encode(images[None])[0]
         decoder = self.mask_decoder
         sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=None)
         sparse = sparse.expand(embedding.shape[0], -1, -1)
@@ -304,7 +310,8 @@ class AdaptedSam(nn.Module):
             parts[place] = parts.get(place, 0) + parameter.numel()
         copied = sum(p.numel() for n, p in self.adapters.named_parameters() if n.startswith("own."))
         added = sum(p.numel() for p in self.adapters.parameters()) - copied
-        total = sum(p.numel() for p in self.base.parameters()) + added
+        alone = isinstance(self.adapters.mask_head, UNetHead)
+        total = added if alone else added + sum(p.numel() for p in self.base.parameters())
         trained = sum(parts.values())
         return {
             "total": total,

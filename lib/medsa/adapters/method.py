@@ -55,10 +55,13 @@ class DecoderAdapters(_Data):
 
 
 class MaskHead(_Data):
-    """A multi-class head with one mask token a class: MA-SAM's two ways to the input's resolution."""
+    """A multi-class head: MA-SAM's two ways to the input's resolution, a mask token a class each; or a U-Net.
 
-    kind: Literal["progressive", "fusion"] = "progressive"
-    classes: int = Field(gt=0, description="mask tokens; a study's label set decides in practice")
+    The U-Net sees the input alone: neither encoder nor decoder has a part in it.
+    """
+
+    kind: Literal["progressive", "fusion", "unet"] = "progressive"
+    classes: int = Field(gt=0, description="a study's label set decides in practice")
 
 
 class Refinement(_Data):

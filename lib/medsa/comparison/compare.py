@@ -11,8 +11,7 @@ from typing import Any
 
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.state import load_adapter, starter_adapter
-from medsa.comparison.plan import UNET, Entrant, Plan
-from medsa.comparison.unet import UNet, load_unet, train_unet
+from medsa.comparison.plan import Entrant, Plan
 from medsa.errors import BadInputError, CancelledError
 from medsa.evaluation.evaluate import Entry, Wanted, evaluate
 from medsa.evaluation.protocol import Case
@@ -108,10 +107,9 @@ class Comparison:
             segmenter.accelerate()
         return segmenter
 
-    def classifier(self, entrant: Entrant, seed: int) -> UNet | PromptlessSam:
+    def classifier(self, entrant: Entrant, seed: int) -> PromptlessSam:
         """The trained entrant that takes no prompt."""
-        sam, folder = self.sam(entrant), self._place(entrant, seed) / CANDIDATE
-        return load_unet(sam, folder) if entrant.method == UNET else promptless(sam, folder)
+        return promptless(self.sam(entrant), self._place(entrant, seed) / CANDIDATE)
 
     def candidates(self, entrant: Entrant) -> list[tuple[int, Path]]:
         """The folders that training leaves an entrant's adapters in, by seed."""
@@ -157,7 +155,7 @@ class Comparison:
         if not _learns(entrant):
             return {"steps": 0, "seconds": 0.0}
         request = Request(
-            None if entrant.method == UNET else entrant.read(),
+            entrant.read(),
             self.data.labels,
             self.plan.length_of(entrant),
             _settings(self.plan),
@@ -222,8 +220,7 @@ class Comparison:
 
     def _counts(self, entrant: Entrant, seed: int) -> dict[str, Any]:
         if entrant.promptless:
-            known = self.classifier(entrant, seed)
-            return known.counts() if isinstance(known, UNet) else known.model.counts()
+            return self.classifier(entrant, seed).model.counts()
         return adapt(self.sam(entrant), entrant.read()).counts()
 
 
@@ -238,6 +235,4 @@ def _learns(entrant: Entrant) -> bool:
 
 
 def _trainer(entrant: Entrant) -> Callable[..., Trained]:
-    if entrant.method == UNET:
-        return train_unet
     return train_classes if entrant.promptless else train

@@ -12,7 +12,7 @@ import torch
 
 import medsa
 from medsa.comparison.compare import Comparison, Result
-from medsa.comparison.plan import UNET, Entrant
+from medsa.comparison.plan import Entrant
 from medsa.errors import BadInputError
 from medsa.evaluation.evaluate import by_label, milliseconds, summary
 
@@ -62,7 +62,7 @@ def _line(comparison: Comparison, entrant: Entrant, results: Sequence[Result]) -
     return {
         "name": entrant.name,
         "method": entrant.method,
-        "title": "U-Net from scratch" if entrant.method == UNET else entrant.read().title,
+        "title": entrant.read().title,
         "backbone": entrant.backbone or comparison.plan.backbone,
         "trained": counts["trained"] if entrant.train else 0,
         "total": counts["total"],

@@ -16,7 +16,6 @@ from medsa.errors import ConfigurationError, NotFoundError
 from medsa.evaluation.asking import Protocol
 from medsa.training.length import Length
 
-UNET = "unet"
 """The method that is none of configs/methods: a U-Net from scratch."""
 
 
@@ -95,7 +94,7 @@ Figures = dict[str, dict[str, Measured]]
 class Entrant(_Data):
     """One line of the table: a method, and what is special about it here.
 
-    `method` is a name of configs/methods, or "unet"; `change` replaces fields of it, as they stand in its
+    `method` is a name of configs/methods; `change` replaces fields of it, as they stand in its
     file. `backbone` stands for the plan's. `start`: "warm" is the plan's warm start if it has one, else the
     plan's `start`; those without prompts begin on the backbone. `train` false leaves it as it starts.
     `paper` is what the paper says of it.
@@ -119,10 +118,7 @@ class Entrant(_Data):
     def _there(self) -> Entrant:
         if self.backbone is not None:
             _backbone(self.backbone)
-        if self.method != UNET:
-            self.read()
-        elif self.change:
-            raise ValueError("a U-Net has nothing to change")
+        self.read()
         if self.promptless and not self.train:
             raise ValueError(f"{self.method} without training knows no label: leave train out")
         return self
@@ -130,7 +126,7 @@ class Entrant(_Data):
     @property
     def promptless(self) -> bool:
         """Whether it segments all classes at once, unasked."""
-        return self.method == UNET or not self.read().prompts
+        return not self.read().prompts
 
     def read(self) -> Method:
         """The method with its changes; raises `ValueError` for what is none."""
@@ -221,7 +217,7 @@ def plan_of(content: Mapping[str, Any], where: str) -> Plan:
 
 def _known(name: str) -> Method:
     if name not in config_names("methods"):
-        raise ValueError(f"unknown method '{name}'; choose one of: {_listed('methods')}, {UNET}")
+        raise ValueError(f"unknown method '{name}'; choose one of: {_listed('methods')}")
     return read_method(name)
 
 

@@ -65,7 +65,7 @@ class PromptlessSam:
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (D, 1 + labels, S, S) of a slab (D, 3, S, S)."""
-        return self.model.segment(images, self.model.encode(images[None])[0])
+        return self.model.segment(images)
 
 
 @dataclass(frozen=True)

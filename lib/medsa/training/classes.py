@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -188,7 +189,9 @@ def _model(sam: Sam, request: Request, labels: tuple[str, ...]) -> AdaptedSam:
         return known.model
     method = read_method(method or "ma_sam") if not isinstance(method, Method) else method
     head = MaskHead(kind=method.head.kind if method.head else "progressive", classes=1 + len(labels))
-    model = adapt(sam, method.model_copy(update={"head": head}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        model = adapt(sam, method.model_copy(update={"head": head}))
     return model.to(sam.dense_pe.device).eval()
 
 

@@ -50,7 +50,7 @@ def test_all_entrants_are_trained_and_asked_alike_and_nothing_is_done_twice(tmp_
     assert set(results[2].entries[0]["prompts"]) == set(results[3].entries[0]["prompts"]) == {"none"}
     assert results[0].counts["trained"] == 0
     assert results[3].counts["trained"] == results[3].counts["total"] > 0
-    for name in ("train", "train_classes", "train_unet", "evaluate", "evaluate_unasked"):
+    for name in ("train", "train_classes", "evaluate", "evaluate_unasked"):
         monkeypatch.setattr(module, name, None)
     again = comparison(tmp_path).go()
     assert [result.entries for result in again] == [result.entries for result in results]
