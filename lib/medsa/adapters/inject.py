@@ -73,7 +73,7 @@ class AdapterSet(nn.Module):
         elif method.head:
             steps = round(math.log2(sam.image_size / sam.embedding_size))
             self.mask_head = ClassHead(method.head, length, steps)
-        self.refiner = Refiner(4 * sam.embedding_size, method.refiner.width) if method.refiner else None
+        self.refiner = Refiner(method.refiner.width) if method.refiner else None
         copied = dict.fromkeys(part.split(".")[0] for part in (*method.trains, *method.carries))
         self.own = nn.ModuleDict(
             {name: deepcopy(getattr(sam, name)).requires_grad_(False) for name in copied}
@@ -224,10 +224,15 @@ class AdaptedSam(nn.Module):
         name = "masks" if multimask else "mask"
         return decode_prompts(self, self._compiled.get(name) if changed else None, embedding, *prompts)
 
+    @property
+    def refines(self) -> bool:
+        """Whether `refine` may change anything."""
+        return self.adapters.refiner is not None and self._enabled
+
     def refine(self, logits: Tensor, pictures: Tensor) -> Tensor:
         """Logits (N, M, c, c) after the method's refiner, as `Refiner`; where it has none, as they are."""
-        refiner = self.adapters.refiner if self._enabled else None
-        if refiner is None:
+        refiner = self.adapters.refiner
+        if refiner is None or not self._enabled:
             return logits
         with torch.set_grad_enabled(needs_gradient([refiner], logits)):
             return refiner(logits, pictures)

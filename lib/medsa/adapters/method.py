@@ -67,7 +67,7 @@ class MaskHead(_Data):
 class Refinement(_Data):
     """A small U-Net after the mask decoder, on the slice's pixels; `width` channels at its finest level."""
 
-    width: int = Field(32, gt=0, multiple_of=8)
+    width: int = Field(16, gt=0, multiple_of=4)
 
 
 class Method(_Data):

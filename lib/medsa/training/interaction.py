@@ -139,8 +139,8 @@ def interact(
     for further in range(interaction.rounds + 1):
         multimask = interaction.start == "click" and further == 0 and decoder.model.multimask
         logits, scores = decoder(embedding, *prompts.tensors(), before, multimask)
-        logits = _refined(decoder, logits, items)
         chosen = scores.detach().argmax(dim=1)
+        logits = _refined(decoder, logits, chosen, items)
         answers = prompts.served(logits.detach()[torch.arange(len(items)), chosen])
         shown = (answers > 0).cpu().numpy()
         yield Round(logits, scores, chosen, shown)
@@ -176,7 +176,7 @@ def follow(
         beside = [item.trail[place] for item in going]
         embedding = embedded(beside)
         logits, scores = decoder(embedding, None, None, None, before[:, None].to(embedding), False)
-        logits = _refined(decoder, logits, beside)
+        logits = _refined(decoder, logits, torch.zeros(len(beside), dtype=torch.long), beside)
         answers = _unpadded(logits.detach()[:, 0], beside)
         yield beside, Round(logits, scores, scores.detach().argmax(dim=1), (answers > 0).numpy())
 
@@ -196,14 +196,20 @@ def _begun(
         prompts = _Prompts(items, embedding := embedded(items))
         prompts.click(annotator.first(truth))
         logits, scores = decoder(embedding, *prompts.tensors(), None, decoder.model.multimask)
-        logits = _refined(decoder, logits, items)
-        return prompts.served(logits[torch.arange(len(items)), scores.argmax(dim=1)])
+        chosen = scores.argmax(dim=1)
+        logits = _refined(decoder, logits, chosen, items)
+        return prompts.served(logits[torch.arange(len(items)), chosen])
 
 
-def _refined(decoder: Decoder, logits: Tensor, items: Sequence[Item]) -> Tensor:
-    """Logits (N, M, c, c) of items as the runtime mends them."""
-    pictures = [item.colours.expand(3, -1, -1) for item in items]
-    return decoder.model.refine(logits, torch.stack(pictures).to(logits))
+def _refined(decoder: Decoder, logits: Tensor, chosen: Tensor, items: Sequence[Item]) -> Tensor:
+    """Logits (N, M, c, c) of items, the `chosen` (N,) of each mended as the runtime does."""
+    if not decoder.model.refines:
+        return logits
+    pictures = torch.stack([item.colours.expand(3, -1, -1) for item in items]).to(logits)
+    each = torch.arange(len(items))
+    return logits.index_put(
+        (each, chosen), decoder.model.refine(logits[each, chosen][:, None], pictures)[:, 0]
+    )
 
 
 def _unpadded(logits: Tensor, items: Sequence[Item]) -> Tensor:

@@ -35,7 +35,7 @@ def model(refined=False):
     method = METHOD.model_copy(update={"refiner": Refinement(width=8)}) if refined else METHOD
     found = adapt(small_sam("tiny_vit"), method)
     if refined:
-        torch.nn.init.normal_(found.adapters.refiner.out.weight, std=0.5)
+        torch.nn.init.normal_(found.adapters.refiner.out.weight, std=1.0)
     found.trained_prompts, found.multimask = ("point", "box", "mask"), True
     return found
 
@@ -62,7 +62,9 @@ def test_a_rounds_mask_is_the_one_the_runtime_gives_for_the_same_clicks(refined:
         served = segmenter.segment_slice(volume, prompt, 0, session=session).mask[:, :, 0] != 0
         assert dice(served, shown.T) > 0.99
         click = next_click(truth.T, shown)
-        assert click is not None
+        if click is None:  # training asks no further either
+            break
+    assert len(rounds) == sum(map(len, points.values())) > 1
 
 
 def test_a_batch_is_its_items_one_by_one() -> None:
