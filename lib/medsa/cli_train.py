@@ -26,6 +26,8 @@ labels/final/), or a Decathlon dataset.json. Patients are split once into those 
 validate; the split is kept beside RUN. Ctrl-C stops after the step and keeps a checkpoint for --resume.
 """
 
+DEFAULT = "decoder_prompt"
+
 EXAMPLES = """\
 examples:
   medsa train hippocampus/ --method decoder_only --minutes 15 --out runs/hippocampus
@@ -58,11 +60,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     what.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     what.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
-    what.add_argument(
-        "--method",
-        metavar="NAME",
-        help="see `medsa methods` (default: that of --from; decoder_refined on a starter)",
-    )
+    what.add_argument("--method", metavar="NAME", help="see `medsa methods` (default: that of --from)")
     what.add_argument(
         "--from",
         dest="start",
@@ -95,7 +93,7 @@ def _train(args: argparse.Namespace) -> None:
     from medsa.training.model_card import kind_of, write_model_card
     from medsa.training.settings import read_settings
     from medsa.training.splits import Splits
-    from medsa.training.train import DEFAULT, Request, train
+    from medsa.training.train import Request, train
 
     check_window(args.window or "auto")
     options = Options.from_conf({"backbone": args.backbone, "device": args.device})

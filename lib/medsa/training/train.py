@@ -26,9 +26,6 @@ from medsa.training.length import Length
 from medsa.training.settings import Settings, read_settings
 
 CONFIG, CANDIDATE, DECODER = "config.json", "candidate", "decoder"
-STARTERS, DEFAULT = "decoder_prompt", "decoder_refined"
-"""The method of starter adapters, and what goes on from one unless another is asked for; it also learns first
-where the settings say `decoder_first`."""
 METRICS = ("1 pt", "3 pts", "10 pts", "auc", "box", "background")
 
 Told = Callable[[str, float], None]
@@ -39,7 +36,7 @@ Told = Callable[[str, float], None]
 class Request:
     """What is to be trained, for how long and how.
 
-    `method` is a name of configs/methods, or a method by itself; None is that of `start`, or `DEFAULT`.
+    `method` is a name of configs/methods, or a method by itself.
     `labels` are values and names of what is learnt; empty: every label of every case under its own name.
     `start` is the folder of the adapter version to go on from; another `method` is placed on top of it, where
     it taught parts of the base only (see `adapt`). `measured` cases of the held-out ones are
@@ -106,7 +103,7 @@ def train(
     lengths, taught = request.length.split(share), folder / DECODER / CANDIDATE
     before = Trained(taught, {}, 0, 0)
     if not (resume and (taught / CARD).is_file()):
-        alone = replace(request, method=DEFAULT, length=lengths[0], measured=0)
+        alone = replace(request, method="decoder_prompt", length=lengths[0], measured=0)
         before = phase(folder / DECODER, alone, request.start, 0, share, resume)
     again = resume and (folder / CHECKPOINT).is_file()
     done = phase(folder, replace(request, length=lengths[1]), taught, share, 1, again)
@@ -186,10 +183,9 @@ def _starts_anew(sam: Sam, request: Request) -> bool:
 
 def _model(sam: Sam, method: str | Method | None, start: Path | None) -> AdaptedSam:
     if start is None:
-        model = adapt(sam, method or DEFAULT)
+        model = adapt(sam, method or "decoder_prompt")
     else:
         model = load_adapter(sam, start)
-        method = DEFAULT if method is None and model.method.name == STARTERS else method
         named = method.name if isinstance(method, Method) else method
         if method is not None and named != model.method.name:
             model = adapt(sam, method, onto=model)

@@ -173,7 +173,7 @@ def test_the_decoder_learns_before_the_encoders_adapters_are_placed_on_it(tmp_pa
         told=lambda what, part: said.append(part) if what == "training" else None,
     )  # fmt: skip
     first, second = read_card(tmp_path / "decoder" / "candidate"), read_card(done.candidate)
-    assert (first.method.name, second.method.name) == ("decoder_refined", "med_sa_2d")
+    assert (first.method.name, second.method.name) == ("decoder_prompt", "med_sa_2d")
     assert second.method.carries == first.method.trains
     assert second.parent is None
     assert not first.metrics
