@@ -16,8 +16,6 @@ from medsa.errors import ConfigurationError, NotFoundError
 from medsa.evaluation.asking import Protocol
 from medsa.training.length import Length
 
-"""The method that is none of configs/methods: a U-Net from scratch."""
-
 
 class _Data(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,10 +92,10 @@ Figures = dict[str, dict[str, Measured]]
 class Entrant(_Data):
     """One line of the table: a method, and what is special about it here.
 
-    `method` is a name of configs/methods; `change` replaces fields of it, as they stand in its
-    file. `backbone` stands for the plan's. `start`: "warm" is the plan's warm start if it has one, else the
-    plan's `start`; those without prompts begin on the backbone. `train` false leaves it as it starts.
-    `paper` is what the paper says of it.
+    `method` is a name of configs/methods; `change` replaces fields of it, as they stand in its file.
+    `backbone` stands for the plan's. `start`: "warm" is the plan's warm start if it has one, else the plan's
+    `start`; those without prompts begin on the backbone. `train` false leaves it as it starts. `paper` is
+    what the paper says of it.
     """
 
     name: str = Field(pattern=r"^[^/\\]+$", max_length=60)
