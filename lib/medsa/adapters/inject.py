@@ -73,7 +73,7 @@ class AdapterSet(nn.Module):
         elif method.head:
             steps = round(math.log2(sam.image_size / sam.embedding_size))
             self.mask_head = ClassHead(method.head, length, steps)
-        self.refiner = Refiner(method.refiner.width) if method.refiner else None
+        self.refiner = Refiner(**method.refiner.model_dump()) if method.refiner else None
         copied = dict.fromkeys(part.split(".")[0] for part in (*method.trains, *method.carries))
         self.own = nn.ModuleDict(
             {name: deepcopy(getattr(sam, name)).requires_grad_(False) for name in copied}

@@ -65,9 +65,15 @@ class MaskHead(_Data):
 
 
 class Refinement(_Data):
-    """A small U-Net after the mask decoder, on the slice's pixels; `width` channels at its finest level."""
+    """A small U-Net after the mask decoder, on the slice's pixels.
 
-    width: int = Field(16, gt=0, multiple_of=4)
+    Its finest level is the logits' grid, or every `stride`th cell of it, with `width` channels; each of the
+    other `levels` has twice as many, at half the side.
+    """
+
+    width: int = Field(32, gt=0, multiple_of=8)
+    levels: int = Field(3, gt=0, le=5)
+    stride: int = Field(1, gt=0, le=4)
 
 
 class Method(_Data):

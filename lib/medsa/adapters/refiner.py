@@ -1,8 +1,8 @@
 """A small U-Net on the slice's own pixels that puts the edge of the decoder's masks right.
 
 A decoder that learns on the frozen encoder's embeddings soon knows them by heart. The refiner sees the
-picture and the logits, both at half the logits' resolution, and adds to the logits; untaught it adds nothing.
-No paper of the seeds has it; HQ-SAM mends edges from the encoder's early features instead.
+picture and the logits, and adds to the logits; untaught it adds nothing. No paper of the seeds has it; HQ-SAM
+mends edges from the encoder's early features instead.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ def _two(channels: int, out: int) -> nn.Sequential:
 class Refiner(nn.Module):
     """Logits and the picture under them to better logits, whatever the grid.
 
-    `width` is the channels of its finest level, half the logits' grid; each of `depth` coarser ones has
-    twice as many, at half the side.
+    `width`, `levels` and `stride` as in `Refinement`.
     """
 
-    def __init__(self, width: int, depth: int = 3) -> None:
+    def __init__(self, width: int, levels: int, stride: int) -> None:
         super().__init__()
-        widths = [width << level for level in range(depth + 1)]
-        self.stem = _layer(3, width, 2)
-        self.down = nn.ModuleList(_two(a, b) for a, b in zip([width + 2, *widths], widths, strict=False))
+        widths = [width << level for level in range(levels)]
+        self.stem = _layer(3, width // 2, stride)
+        self.down = nn.ModuleList(_two(a, b) for a, b in zip([width // 2 + 2, *widths], widths, strict=False))
         self.up = nn.ModuleList(_two(3 * out, out) for out in widths[:-1])
         self.out = nn.Conv2d(width, 1, 1)
         for parameter in self.out.parameters():

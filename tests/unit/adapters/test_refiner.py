@@ -26,11 +26,14 @@ def asked(count=2, masks=1, side=48, colours=1, seed=0):
     )
 
 
-@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([16, 32, 48, 64, 256]), st.sampled_from([1, 3]))
+@given(
+    st.integers(1, 3), st.integers(1, 3), st.sampled_from([16, 32, 48, 50, 256]), st.sampled_from([1, 3]),
+    st.integers(1, 4), st.integers(1, 4),
+)  # fmt: skip
 @settings(max_examples=20, deadline=None)
-def test_untaught_it_changes_nothing_on_any_grid(count, masks, side, colours):
+def test_untaught_it_changes_nothing_on_any_grid(count, masks, side, colours, levels, stride):
     logits, pictures = asked(count, masks, side, colours)
-    assert torch.equal(Refiner(8)(logits, pictures), logits)
+    assert torch.equal(Refiner(8, levels, stride)(logits, pictures), logits)
 
 
 @torch.no_grad()
