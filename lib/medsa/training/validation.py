@@ -80,8 +80,12 @@ def ending(decoder: Decoder, embedded: Embedded, items: Sequence[Item]) -> float
 
 
 def _wrong(scores: Sequence[float], present: Sequence[bool], limit: float) -> int:
-    """Slices beyond the object before the first score below `limit`, and slices of it from there on."""
-    end = next((n for n, score in enumerate(scores) if score < limit), len(scores))
+    """Slices beyond the object before its end, and slices of it from there on.
+
+    It has ended, as in the runtime, with the first of two scores in a row below `limit`, or with the last one.
+    """
+    below = [score < limit for score in scores]
+    end = next((n for n in range(len(below)) if all(below[n : n + 2])), len(below))
     return sum(not there for there in present[:end]) + sum(present[end:])
 
 

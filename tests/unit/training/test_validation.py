@@ -59,10 +59,15 @@ def test_where_no_end_was_seen_there_is_no_limit() -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=6), st.floats(0, 1))
 def test_what_is_wrong_is_counted_as_the_runtime_would_stop(trail, limit) -> None:
     found, ended = 0, False
-    for score, present in trail:
-        ended = ended or score < limit
+    scores, there = [score for score, _ in trail], [present for _, present in trail]
+    for n, present in enumerate(there):
+        ended = ended or max(scores[n : n + 2]) < limit
         found += present == ended
-    assert _wrong([score for score, _ in trail], [present for _, present in trail], limit) == found
+    assert _wrong(scores, there, limit) == found
+
+
+def test_one_slice_that_hardly_shows_it_does_not_end_it() -> None:
+    assert _wrong([0.9, 0.1, 0.8, 0.1, 0.1], [True, True, True, False, False], 0.4) == 0
 
 
 def test_a_version_keeps_its_limit(tmp_path) -> None:
