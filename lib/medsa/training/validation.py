@@ -82,7 +82,7 @@ def ending(decoder: Decoder, embedded: Embedded, items: Sequence[Item]) -> float
 def _wrong(scores: Sequence[float], present: Sequence[bool], limit: float) -> int:
     """Slices beyond the object before its end, and slices of it from there on.
 
-    It has ended, as in the runtime, with the first of two scores in a row below `limit`, or with the last one.
+    As in the runtime it has ended with the first of two scores in a row below `limit`, or with the last.
     """
     below = [score < limit for score in scores]
     end = next((n for n in range(len(below)) if all(below[n : n + 2])), len(below))
