@@ -94,8 +94,7 @@ class AdaptedSam(nn.Module):
     `adapters` holds what is the method's own. Any number of these may share one base, in several threads.
     `trained_prompts` are the prompts that were taught (none for a method without prompts) and `multimask`
     whether a single click was taught to give three masks to choose from: the base's, until whoever trains
-    sets others; `ends_at` is the predicted IoU below which an object that it follows has ended, if that was
-    measured. It stands wherever a `Sam` does (`medsa.sam.promptable`). Where a method leaves encoder or
+    sets others. It stands wherever a `Sam` does (`medsa.sam.promptable`). Where a method leaves encoder or
     decoder alone, those of the base answer, compiled ones among them.
     """
 
@@ -105,7 +104,6 @@ class AdaptedSam(nn.Module):
         self.checkpointing = False
         self.trained_prompts: tuple[PromptKind, ...] = sam.config.trained_prompts if method.prompts else ()
         self.multimask = sam.multimask
-        self.ends_at: float | None = None
         self.adapters = AdapterSet(sam, method)
         self._base = (sam,)  # in tuples: the base is shared, not a part of this module's state
         own, adapters = self.adapters.own, self.adapters

@@ -31,9 +31,8 @@ class Card(BaseModel):
     """All that is needed to serve an adapter version and to train it again; no patient is named in it.
 
     `trained_prompts` are the prompts it was taught (None: those of its backbone), and so asked with, and
-    `multimask` whether a single click was taught to give three masks to choose from, as SAM does. `ends_at`
-    is the predicted IoU below which an object has ended that it follows, if that was measured. `studies` maps
-    "training" and "validation" to hashed study ids, `metrics` whatever was measured before and after,
+    `multimask` whether a single click was taught to give three masks to choose from, as SAM does. `studies`
+    maps "training" and "validation" to hashed study ids, `metrics` whatever was measured before and after,
     `made_by` is the command that made it.
     """
 
@@ -45,7 +44,6 @@ class Card(BaseModel):
     image_size: int
     trained_prompts: tuple[PromptKind, ...] | None = None
     multimask: bool = True
-    ends_at: float | None = None
     labels: tuple[str, ...] = ()
     studies: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
@@ -68,12 +66,7 @@ def save_adapter(model: AdaptedSam, folder: Path, *, half: bool = False, **card:
         backbone=base.config.name,
         backbone_digest=base.digest,
         image_size=base.image_size,
-        **{
-            "trained_prompts": model.trained_prompts,
-            "multimask": model.multimask,
-            "ends_at": model.ends_at,
-            **card,
-        },
+        **{"trained_prompts": model.trained_prompts, "multimask": model.multimask, **card},
     )
     tensors = {name: tensor.half() if half else tensor for name, tensor in _kept(model).items()}
     write_atomically(folder / TENSORS, save(tensors))
@@ -115,7 +108,7 @@ def load_adapter(sam: Sam, folder: Path) -> AdaptedSam:
     model.adapters.load_state_dict(tensors, strict=False)
     if card.trained_prompts is not None:
         model.trained_prompts = card.trained_prompts
-    model.multimask, model.ends_at = card.multimask, card.ends_at
+    model.multimask = card.multimask
     return model
 
 

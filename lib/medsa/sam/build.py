@@ -48,7 +48,6 @@ class Sam(nn.Module):
             transformer=TwoWayTransformer(decoder.depth, decoder.width, decoder.heads, decoder.mlp),
         )
         self.register_buffer("dense_pe", None, persistent=False)
-        self.ends_at: float | None = None
         self._compiled: dict[str, Compiled] = {}
 
     def encode(self, images: Tensor) -> Tensor:

@@ -17,10 +17,9 @@ class Promptable(Protocol):
     """A model that encodes an image once and decodes many prompts on it.
 
     `config.trained_prompts` are the prompts this model learnt, `multimask` tells whether a single click is
-    to be answered with three masks to choose from, `ends_at` below which predicted IoU an object has ended
-    that it follows (None: not measured). `digest` is that of the backbone's weights, `adapter_digest` that of
-    all that was learnt on top and `encoder_digest` of its part in an embedding; both are "" where there is
-    nothing.
+    to be answered with three masks to choose from. `digest` is that of the backbone's weights,
+    `adapter_digest` that of all that was learnt on top and `encoder_digest` of its part in an embedding; both
+    are "" where there is nothing.
     """
 
     @property
@@ -33,8 +32,6 @@ class Promptable(Protocol):
     def encoder_digest(self) -> str: ...
     @property
     def multimask(self) -> bool: ...
-    @property
-    def ends_at(self) -> float | None: ...
     @property
     def image_size(self) -> int: ...
     @property

@@ -26,9 +26,10 @@ from medsa.segmenter.slices import keep_parts
 from medsa.segmenter.space import Spot, spread
 from medsa.segmenter.tones import Tones, same_object, tones_of
 
-GOES_ON, INSIDE = 0.4, 0.25
-"""Predicted IoU of a model's answer to the neighbour's mask, below which the object has ended, unless the
-model's version says another; and how much lower it is in a box in space, which tells how far it goes."""
+GOES_ON, GOES_ON_INSIDE = 0.4, 0.15
+"""Predicted IoU of a model's answer to the neighbour's mask, below which the object has ended.
+
+A box in space tells how far it goes: inside one only an answer that hardly is one ends it."""
 SURE = 0.6
 """Mean share (0.5..1) of what is carried to a slice, below which the object has ended there."""
 ALIKE = 0.5
@@ -147,8 +148,7 @@ class Following:
         answer = self._shown(k, neighbour)
         logits = keep_parts(answer.logits.float(), neighbour.mask)
         state = self._bounded(replace(answer, logits=logits.half()))
-        known = self.request.segmenter.sam.ends_at
-        least = (GOES_ON if known is None else known) - (0 if self.request.bounds is None else INSIDE)
+        least = GOES_ON if self.request.bounds is None else GOES_ON_INSIDE
         return state if answer.score >= least and state.mask.any() else None
 
     def _shown(self, k: int, state: State, clicks: SlicePrompt = NOTHING) -> State:

@@ -30,13 +30,11 @@ from medsa.training.items import TRAIL, Grid, Item, evenly, targets
 from medsa.training.length import Length
 from medsa.training.losses import cost
 from medsa.training.settings import Settings, rate_at
-from medsa.training.validation import along_trails, by_prompt, ending
+from medsa.training.validation import along_trails, by_prompt
 
 CHECKPOINT, BEST, EMBEDDINGS = "checkpoint/state.safetensors", "checkpoint/best.safetensors", "embeddings"
 TOGETHER = 4
 """Slices that go through the image encoder at a time."""
-ENDS = 12
-"""Trails with an object's end, and as many without, that tell where the model sees one."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,6 @@ class Run:
         self.validation = evenly(held, settings.validation_items)
         trails = [item for item in held if item.trail] if settings.follow else []
         self.trails = evenly(trails, settings.validation_items // 2)
-        self.ends = _with_ends(held or training) if settings.follow else []
         self.parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
         self.optimizer = torch.optim.AdamW(
             [
@@ -371,20 +368,8 @@ class Run:
                     parameter.copy_(best[name])
         else:
             self.averages.swap()
-        if self.ends:
-            found = ending(self.decoder, self._alone, self.ends)
-            self.model.ends_at = self.model.ends_at if found is None else found
         if self.store is not None:
             self.store.remove()
-
-
-def _with_ends(items: Sequence[Item]) -> list[Item]:
-    """`ENDS` of the items that are followed beyond the object's end, and as many of the others."""
-    sides: dict[bool, list[Item]] = {True: [], False: []}
-    for item in items:
-        if item.trail:
-            sides[all(part.mask.any() for part in item.trail)].append(item)
-    return [item for side in sides.values() for item in evenly(side, ENDS)]
 
 
 def _by_picture(items: Sequence[Item]) -> list[list[Item]]:

@@ -104,19 +104,6 @@ def test_a_slice_that_was_clicked_away_stays_away(segmenter, volume, monkeypatch
     assert after[:, :, k].sum() == 1  # the click on it
 
 
-def test_an_object_ends_where_the_models_version_says(segmenter, volume, monkeypatch) -> None:
-    learnt = "neighbour" in segmenter.sam.config.trained_prompts
-    box = Prompt(box=[[8, 7, 1], [23, 20, 5]], foreground=[FIRST])
-    for prompt in (Prompt(foreground=[FIRST]), box):
-        found = []
-        for limit in (9.0, -9.0):  # predicted IoU lies between
-            monkeypatch.setattr(segmenter.sam, "ends_at", limit)
-            mask = segmenter.segment_volume(volume, prompt, window="0,255").mask
-            found.append(np.flatnonzero(mask.any(axis=(0, 1))).tolist())
-        soon, late = found
-        assert (soon == [3] and len(late) > 1) if learnt else soon == late
-
-
 def test_the_order_of_slices_does_not_matter(segmenter, volume) -> None:
     turned = volume.affine.copy()
     turned[:3, 2] *= -1
