@@ -98,9 +98,10 @@ def encode(model: AdaptedSam) -> Callable[[], object]:
 
 
 def decode(model: AdaptedSam) -> Callable[[], object]:
-    """One box, one mask, on an embedding that is there."""
+    """One box, one mask, on an embedding that is there; mended where the method does that."""
     embedding = torch.randn(1, model.config.decoder.width, *[model.embedding_size] * 2)
-    return lambda: _without_gradient(lambda: model.decode(embedding, boxes=box(1)))
+    picture = images(model).flatten(0, -4)[:1]
+    return lambda: _without_gradient(lambda: model.refine(model.decode(embedding, boxes=box(1))[0], picture))
 
 
 def step(model: AdaptedSam) -> Callable[[], object]:
@@ -116,7 +117,7 @@ def step(model: AdaptedSam) -> Callable[[], object]:
             logits = model.segment(flat)
         else:
             embedding = model.encode(picture).flatten(0, 1) if depth > 1 else model.encode(picture)
-            logits, _ = model.decode(embedding, boxes=box(depth))
+            logits = model.refine(model.decode(embedding, boxes=box(depth))[0], flat)
         optimiser.zero_grad(set_to_none=True)
         logits.sigmoid().mean().backward()
         optimiser.step()
