@@ -56,6 +56,9 @@ def main() -> None:
     parser.add_argument("--values", type=int, nargs="+", help="labels to measure; default: all")
     parser.add_argument("--union", action="store_true", help="everything that is not 0 as one object")
     parser.add_argument("--no-slices", action="store_true", help="without the methods that go slice by slice")
+    parser.add_argument(
+        "--unnamed", action="store_true", help="labels are not told to a model that knows them"
+    )
     args = parser.parse_args()
     if args.splits is not None and not args.splits.is_file():
         parser.error(f"there is no record of sides at {args.splits}")
@@ -85,7 +88,8 @@ def main() -> None:
         unasked = None if automatic is None else classify_volume(automatic, volume).mask
         for name, truth in objects.items():
             if truth.sum() >= SMALLEST and truth.any(axis=(0, 1)).sum() >= 3:
-                row = measured(segmenter, volume, truth, slices=not args.no_slices)
+                told = segmenter if args.unnamed else segmenter.about(name)
+                row = measured(told, volume, truth, slices=not args.no_slices)
                 if automatic is not None and unasked is not None and name in automatic.labels:
                     row["unasked"] = dice(np.equal(unasked, 1 + automatic.labels.index(name)), truth)
                 rows[name].append(row)

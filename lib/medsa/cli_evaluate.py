@@ -77,6 +77,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument(
         "--raw", action="store_true", help="the model by itself: what it is not taught does not help it"
     )
+    what.add_argument(
+        "--unnamed", action="store_true", help="labels are not told to an adapter that has learnt them"
+    )
     control = evaluate.add_argument_group("controls")
     control.add_argument(
         "--controls", default="background", metavar="LIST", help="of background,off,forgetting, or all, none"
@@ -124,7 +127,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     labels = named(cases, asked) if asked else {}
     protocol = replace(protocol, raw=args.raw, anywhere=args.anywhere, background="background" in controls)
     slices = None if args.volumes else args.slices
-    wanted = Wanted(protocol, {}, args.seeds, slices, labels, window)
+    wanted = Wanted(protocol, {}, args.seeds, slices, labels, window, not args.unnamed)
     unasked = _takes_no_prompts(args)
     record = args.json.with_name(f".{args.json.name}.record")
     with tqdm(total=len(cases), unit="case", leave=False, disable=None) as bar:
@@ -150,6 +153,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             "tolerance": args.tolerance,
             "cases": len(cases),
             "raw": args.raw,
+            "named": not args.unnamed,
             "window": window,
         },
         **_figures(entries),

@@ -92,7 +92,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="the mask, by its ending: .nii.gz, .nii, .nrrd, .png, or .dcm (DICOM SEG, for DICOM images)",
     )
     outputs.add_argument("--overlay", type=Path, metavar="FILE.png", help="draw slice, mask and prompts")
-    outputs.add_argument("--name", default="object", metavar="LABEL", help="what it is, for DICOM SEG")
+    outputs.add_argument(
+        "--name",
+        default="object",
+        metavar="LABEL",
+        help="what it is, for DICOM SEG and adapters that know it",
+    )
     outputs.add_argument("--labels", default="default", metavar="SET", help="the label set that --name is of")
     check = segment.add_argument_group("comparison")
     check.add_argument("--truth", type=Path, metavar="FILE", help="a mask of the same image: prints Dice")
@@ -156,7 +161,7 @@ def _segment(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:  # refuse before minutes of work what cannot be written after
         save(Path(folder) / args.output.name, corner)
 
-    segmenter = open_segmenter(args)
+    segmenter = open_segmenter(args).about(label.name)
     result = _run(segmenter, volume, prompt, start, args)
     result = replace(result, mask=finished(result.mask, prompt, volume.spacing, wanted))
     k = _shown_slice(prompt, args.slice, result)

@@ -300,7 +300,8 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(nifti: tuple[Path, Path], tmp_p
     words = ["segment", str(nifti[0]), "--point", "30,40,6", "-o", str(tmp_path / "mask.nii.gz")]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, env=environment)
-    time.sleep(1.5)
+    while process.poll() is None and "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)  # before, it is Python that starts: the command imports it when it is at work
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130

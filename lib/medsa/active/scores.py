@@ -99,11 +99,12 @@ def examine(
     for name, maps in likely.items():
         held[name] = round(max(float(found.max()) for found in maps.values()), 4)
         boxes = _boxes(request, maps)
-        rows = []
+        rows, told = [], segmenter.about(name)
+        beside = None if other is None else other.about(name)
         for k, box in sorted(boxes.items(), key=lambda pair: -_area(pair[1]))[:ASKED]:
             pause()
             stop_if(cancelled)
-            rows.append(_asked(request, k, box, other))
+            rows.append(_asked(request, k, box, told, beside))
         if rows:
             components[name] = {
                 part: round(float(np.mean([row[part] for row in rows])), 5) for part in rows[0]
@@ -200,16 +201,18 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _asked(request: Request, k: int, box: Box, other: Segmenter | None) -> dict[str, float]:
+def _asked(
+    request: Request, k: int, box: Box, segmenter: Segmenter, other: Segmenter | None
+) -> dict[str, float]:
     """The components of one object on slice k, asked for with `box`."""
     encoded = request.encoded(k, ahead=True)[1]
-    logits, scores = _decoded(request.segmenter, encoded, _moved(request, k, box))
+    logits, scores = _decoded(segmenter, encoded, _moved(request, k, box))
     first = logits[0] > 0
     found = {
         "predicted": 1 - float(scores[0].clamp(0, 1)),
         "stability": unstable(logits[0]),
         "jitter": float(np.mean([unlike(first, one > 0) for one in logits[1:]])),
-        "flip": unlike(first, _mirrored(request, k, box) > 0),
+        "flip": unlike(first, _mirrored(request, k, box, segmenter) > 0),
         "boundary": edge_entropy(logits[0]),
     }
     if other is not None:
@@ -239,9 +242,9 @@ def _moved(request: Request, k: int, box: Box) -> list[Box]:
     return [box, *(tuple((np.array(box) + move).clip(0, most)) for move in moves)]
 
 
-def _mirrored(request: Request, k: int, box: Box) -> Tensor:
+def _mirrored(request: Request, k: int, box: Box, segmenter: Segmenter) -> Tensor:
     """(h, w) logits on the slice with left and right exchanged, turned back."""
-    segmenter, frame = request.segmenter, request.frame
+    frame = request.frame
     image = slice_input(request.volume, k, request.window, segmenter.sam.config, frame)
     columns = frame.columns
     image[..., :columns] = image[..., :columns].flip(-1)

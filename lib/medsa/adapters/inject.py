@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ PLACES = (
     "decoder",
     "mask_head",
     "refiner",
+    "names",
 )
 """Where adapters may be; `full` trains parts of the base besides."""
 
@@ -74,12 +75,19 @@ class AdapterSet(nn.Module):
             steps = round(math.log2(sam.image_size / sam.embedding_size))
             self.mask_head = ClassHead(method.head, length, steps)
         self.refiner = Refiner(**method.refiner.model_dump()) if method.refiner else None
+        told = None if method.names is None else self.unnamed(length, len(method.names))
+        self.names: nn.Parameter | None
+        self.register_parameter("names", told)
         copied = dict.fromkeys(part.split(".")[0] for part in (*method.trains, *method.carries))
         self.own = nn.ModuleDict(
             {name: deepcopy(getattr(sam, name)).requires_grad_(False) for name in copied}
         )
         for part in method.trains:
             self.own.get_submodule(part).requires_grad_(True)
+
+    def unnamed(self, length: int, count: int) -> nn.Parameter:
+        """(`count`, C + C'), what labels add to the decoder's image, and then to the refiner: nothing yet."""
+        return nn.Parameter(torch.zeros(count, length + (sum(self.refiner.widths) if self.refiner else 0)))
 
     def train(self, mode: bool = True) -> AdapterSet:
         """Copies of the base stay in eval mode: their batch statistics are the base's."""
@@ -115,10 +123,14 @@ class AdaptedSam(nn.Module):
         self._pairs = (AdaptedDecoder(sam.mask_decoder, without),)
         self.changes_encoder = "image_encoder" in own or _has_parameters(adapters.encoder)
         self.changes_decoder = (
-            "mask_decoder" in own or "prompt_encoder" in own or _has_parameters(adapters.decoder)
+            "mask_decoder" in own
+            or "prompt_encoder" in own
+            or _has_parameters(adapters.decoder)
+            or adapters.names is not None
         )
         self._compiled: dict[str, Compiled] = {}
         self._digests: dict[str, tuple[object, str]] = {}
+        self._about: tuple[int, ...] = ()
         self._enabled = True
 
     @property
@@ -161,9 +173,13 @@ class AdaptedSam(nn.Module):
 
     @property
     def adapter_digest(self) -> str:
-        """sha256 of all that was learnt (writes through `.data` are not seen); "" when nothing can be."""
+        """sha256 of all that was learnt (writes through `.data` are not seen); "" when nothing can be.
+
+        Another one where the model is told what is asked for.
+        """
         parts = [self.adapters] if _has_parameters(self.adapters) else []
-        return self._digest("adapter", parts, f"{self.method!r} {self.trained_prompts} {self.multimask}")
+        settings = f"{self.method!r} {self.trained_prompts} {self.multimask} {self._about}"
+        return self._digest(f"adapter {self._about}", parts, settings)
 
     @property
     def encoder_digest(self) -> str:
@@ -219,8 +235,52 @@ class AdaptedSam(nn.Module):
         changed = self._enabled and self.changes_decoder
         if not changed and (len(embedding) == 1 or not torch.is_grad_enabled()):
             return self.base.decode(embedding, *prompts)
-        name = "masks" if multimask else "mask"
-        return decode_prompts(self, self._compiled.get(name) if changed else None, embedding, *prompts)
+        compiled = self._compiled.get("masks" if multimask else "mask") if changed else None
+        return decode_prompts(self, compiled, embedding, *prompts, self.told)
+
+    def about(self, labels: str | Sequence[str]) -> AdaptedSam:
+        """This model when it is told what is asked for: a label, or one for each of N prompts.
+
+        The two share everything. Labels that it has not learnt say nothing; neither does any to a method
+        without `names`.
+        """
+        names = self.method.names or ()
+        asked = (labels,) if isinstance(labels, str) else labels
+        about = tuple(names.index(label) + 1 if label in names else 0 for label in asked)
+        if not any(about) and not self._about:
+            return self
+        told = copy(self)
+        told._compiled, told._about = self._compiled, about
+        return told
+
+    def learn_names(self, labels: Iterable[str]) -> nn.Parameter:
+        """From now on these labels can be told, too; what is known of others stays, new ones say nothing.
+
+        Returns what is to learn them, (N, C + C').
+        """
+        known, adapters = self.method.names or (), self.adapters
+        names = tuple(dict.fromkeys((*known, *labels)))
+        learnt = adapters.unnamed(self.config.decoder.width, len(names))
+        learnt.data = learnt.data.to(self.dense_pe.device)
+        if adapters.names is not None:
+            learnt.data[: len(known)] = adapters.names.data
+        adapters.names, self.changes_decoder = learnt, True
+        self.method = self.method.model_copy(update={"names": names})
+        return learnt
+
+    @property
+    def told(self) -> Tensor | None:
+        """(N or 1, C): what the decoder's image is shifted by; None where nothing is told."""
+        found = self._told
+        return None if found is None else found[:, : self.config.decoder.width]
+
+    @property
+    def _told(self) -> Tensor | None:
+        names = self.adapters.names
+        if names is None or not self._about or not self._enabled:
+            return None
+        rows = torch.cat([names.new_zeros(1, names.shape[1]), names])
+        return rows[list(self._about)]
 
     @property
     def refines(self) -> bool:
@@ -232,8 +292,10 @@ class AdaptedSam(nn.Module):
         refiner = self.adapters.refiner
         if refiner is None or not self._enabled:
             return logits
+        found = self._told
+        about = None if found is None else found[:, self.config.decoder.width :]
         with torch.set_grad_enabled(needs_gradient([refiner], logits)):
-            return refiner(logits, pictures)
+            return refiner(logits, pictures, about)
 
     def folded_decoder(self, position: Tensor, multimask: bool) -> nn.Module:
         """The mask decoder with its adapters, ready to be traced; as `Sam.folded_decoder`."""
@@ -329,7 +391,7 @@ def adapt(sam: Sam, method: str | Method, onto: AdaptedSam | None = None) -> Ada
 
     With `onto`, an adapted model on `sam` whose method trains parts of the base only, they are placed on
     those parts as it has taught them: they start as that model. What the method does not train itself it
-    then carries along, so that the outcome stands alone; a refiner goes on learning. Raises
+    then carries along, so that the outcome stands alone; a refiner and names go on learning. Raises
     `ConfigurationError` for another `onto`.
     """
     method = read_method(method) if isinstance(method, str) else method
@@ -345,9 +407,19 @@ def adapt(sam: Sam, method: str | Method, onto: AdaptedSam | None = None) -> Ada
     model = AdaptedSam(sam, method.model_copy(update={"carries": tuple(taught), "refiner": refiner}))
     if model.adapters.refiner is not None and onto.adapters.refiner is not None:
         model.adapters.refiner.load_state_dict(onto.adapters.refiner.state_dict())
+    _take_names(model, onto)
     for name, part in onto.adapters.own.items():
         model.adapters.own[name].load_state_dict(part.state_dict())
     return model
+
+
+def _take_names(model: AdaptedSam, onto: AdaptedSam) -> None:
+    """What `onto` knows of labels; to a refiner that it has not they say nothing yet."""
+    known = onto.adapters.names
+    if known is not None:
+        learnt = model.learn_names(onto.method.names or ())
+        width = min(known.shape[1], learnt.shape[1])
+        learnt.data[: len(known), :width] = known.data[:, :width]
 
 
 def gradient_count(model: AdaptedSam) -> int:
@@ -364,11 +436,11 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 def _place(name: str) -> str:
-    first, second, third, *_ = name.split(".")
+    first, *further = name.split(".")
     if first == "encoder":
-        return second
+        return further[0]
     if first != "own":
         return first
-    if second == "mask_decoder":
-        return "mask_head" if third in MASK_HEAD else "decoder"
-    return second
+    if further[0] == "mask_decoder":
+        return "mask_head" if further[1] in MASK_HEAD else "decoder"
+    return further[0]

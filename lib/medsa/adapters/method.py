@@ -79,7 +79,9 @@ class Refinement(_Data):
 class Method(_Data):
     """One way to adapt a frozen SAM. `trains` names parts of the base that a copy of trains fully.
 
-    `carries` names parts of which a copy stays as another adapter has taught it (see `adapt`).
+    `carries` names parts of which a copy stays as another adapter has taught it (see `adapt`). `names` are
+    the labels that can be told to it with a prompt (see `AdaptedSam.about`): in a file none yet, since those
+    of the training data are learnt; None for a method that cannot be told.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Method(_Data):
     decoder: DecoderAdapters | None = None
     head: MaskHead | None = None
     refiner: Refinement | None = None
+    names: tuple[str, ...] | None = None
     trains: tuple[str, ...] = ()
     carries: tuple[str, ...] = ()
     prompts: bool = True

@@ -1,8 +1,8 @@
 """A small U-Net on the slice's own pixels that puts the edge of the decoder's masks right.
 
 A decoder that learns on the frozen encoder's embeddings soon knows them by heart. The refiner sees the
-picture and the logits, and adds to the logits; untaught it adds nothing. No paper of the seeds has it; HQ-SAM
-mends edges from the encoder's early features instead.
+picture and the logits, and adds to the logits; untaught it adds nothing. It may be told what is asked for. No
+paper of the seeds has it; HQ-SAM mends edges from the encoder's early features instead.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def _two(channels: int, out: int) -> nn.Sequential:
 class Refiner(nn.Module):
     """Logits and the picture under them to better logits, whatever the grid.
 
-    `width`, `levels` and `stride` as in `Refinement`.
+    `width`, `levels` and `stride` as in `Refinement`; `widths` are the channels of its levels.
     """
 
     def __init__(self, width: int, levels: int, stride: int) -> None:
         super().__init__()
-        widths = [width << level for level in range(levels)]
+        self.widths = widths = [width << level for level in range(levels)]
         self.stem = _layer(3, width // 2, stride)
         self.down = nn.ModuleList(_two(a, b) for a, b in zip([width // 2 + 2, *widths], widths, strict=False))
         self.up = nn.ModuleList(_two(3 * out, out) for out in widths[:-1])
@@ -39,16 +39,21 @@ class Refiner(nn.Module):
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, logits: Tensor, pictures: Tensor) -> Tensor:
-        """Logits (N, M, c, c) of pictures (N, 1 or 3, s, s), 0..1 -> (N, M, c, c)."""
+    def forward(self, logits: Tensor, pictures: Tensor, about: Tensor | None = None) -> Tensor:
+        """Logits (N, M, c, c) of pictures (N, 1 or 3, s, s), 0..1 -> (N, M, c, c).
+
+        `about` (N or 1, sum of `widths`), what is asked for, is added to the levels.
+        """
         count, masks, side, _ = logits.shape
         pictures = F.adaptive_avg_pool2d(pictures.to(logits), side)
         seen = self.stem(pictures.expand(-1, 3, -1, -1)).repeat_interleave(masks, dim=0)
         asked = F.adaptive_avg_pool2d(logits.reshape(count * masks, 1, side, side), seen.shape[-1])
         asked = (asked / SCALE).clamp(-1, 1)
         x, levels = torch.cat([seen, asked, torch.sigmoid(SCALE * asked)], dim=1), list[Tensor]()
-        for n, down in enumerate(self.down):
-            x = down(F.max_pool2d(x, 2) if n else x)
+        told = logits.new_zeros(1, sum(self.widths)) if about is None else about
+        told = told if len(told) == 1 else told.repeat_interleave(masks, dim=0)
+        for n, (down, part) in enumerate(zip(self.down, told.split(self.widths, dim=1), strict=True)):
+            x = down(F.max_pool2d(x, 2, ceil_mode=True) if n else x) + part[:, :, None, None]
             levels.append(x)
         for up, finer in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
             x = up(torch.cat([finer, _resized(x, finer.shape[-1])], dim=1))

@@ -103,9 +103,9 @@ def _answers(comparison: Comparison, result: Result, shown: Sequence[Shown], box
         else:
             prompt = Prompt(foreground=np.array([[*first_click(one.truth).index, one.k]]))
         found.append(
-            segmenter.segment_slice(one.volume, prompt, one.k, window=comparison.data.window).mask[
-                :, :, one.k
-            ]
+            segmenter.about(one.label)
+            .segment_slice(one.volume, prompt, one.k, window=comparison.data.window)
+            .mask[:, :, one.k]
             != 0
         )
     return found

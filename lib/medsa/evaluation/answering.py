@@ -43,11 +43,12 @@ def one_by_one(segmenter: Segmenter, asks: Sequence[Ask]) -> list[Reply]:
     for ask in asks:
         started = time.perf_counter()
         volume, window = ask.target.volume, ask.target.window
+        told = segmenter.about(ask.target.label)
         if ask.k is None:
-            found = segmenter.segment_volume(volume, ask.prompt, window=window, session=ask.session)
+            found = told.segment_volume(volume, ask.prompt, window=window, session=ask.session)
             replies.append(Reply(found.mask != 0, _since(started)))
         else:
-            found = segmenter.segment_slice(volume, ask.prompt, ask.k, window=window, session=ask.session)
+            found = told.segment_slice(volume, ask.prompt, ask.k, window=window, session=ask.session)
             encoding = found.timings["encode"]
             replies.append(Reply(found.mask[:, :, ask.k] != 0, _since(started) - encoding, encoding))
     return replies
@@ -59,17 +60,24 @@ def together(segmenter: Segmenter, asks: Sequence[Ask], kept: Kept | None = None
     Slices that were encoded stay in `kept`, whatever the segmenter's cache forgets. Questions about volumes
     are answered one by one.
     """
-    seen = _Seen(segmenter, segmenter.sam.adapter_digest, {} if kept is None else kept)
+    kept = {} if kept is None else kept
     replies = {n: one_by_one(segmenter, [ask])[0] for n, ask in enumerate(asks) if ask.k is None}
-    slices = {n: seen.slice(ask, ask.k) for n, ask in enumerate(asks) if ask.k is not None}
-    started = time.perf_counter()
-    with segmenter.decoding.turn(), torch.inference_mode():
-        states = segmenter.decoder.decode_many([one.asked for one in slices.values()])
-    shared = _since(started) / max(1, len(slices))
-    for (n, one), state in zip(slices.items(), states, strict=True):
+    told = {ask.target.label: segmenter.about(ask.target.label) for ask in asks}
+    for model in dict.fromkeys(told.values()):
+        seen = _Seen(model, model.sam.adapter_digest, kept)
+        slices = {
+            n: seen.slice(ask, ask.k)
+            for n, ask in enumerate(asks)
+            if ask.k is not None and told[ask.target.label] is model
+        }
         started = time.perf_counter()
-        mask = one.mask(state)
-        replies[n] = Reply(mask, _since(started) + shared, one.request.timings["encode"])
+        with model.decoding.turn(), torch.inference_mode():
+            states = model.decoder.decode_many([one.asked for one in slices.values()])
+        shared = _since(started) / max(1, len(slices))
+        for (n, one), state in zip(slices.items(), states, strict=True):
+            started = time.perf_counter()
+            mask = one.mask(state)
+            replies[n] = Reply(mask, _since(started) + shared, one.request.timings["encode"])
     return [replies[n] for n in range(len(asks))]
 
 

@@ -79,13 +79,14 @@ class Protocol:
 class Target:
     """An object to be found: `truth` (I, J) on slice k of a volume, or (I, J, K) in all of it with None.
 
-    `window` is how the volume is looked at.
+    `window` is how the volume is looked at, `label` what the model is told that it is, if anything.
     """
 
     volume: Volume
     truth: Mask
     k: int | None
     window: str = "auto"
+    label: str = ""
 
     @property
     def spacing(self) -> list[float]:

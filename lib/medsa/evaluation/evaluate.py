@@ -40,7 +40,7 @@ class Wanted:
     """What is measured: `protocol` for each of `seeds` on `slices` of each label, or on volumes with None.
 
     `labels` are names by value, none for all; `model` says what answers, so that no other one goes on with
-    a record; `window` is how volumes are looked at.
+    a record; `window` is how volumes are looked at. With `named` a model that has learnt labels is told them.
     """
 
     protocol: Protocol
@@ -49,6 +49,7 @@ class Wanted:
     slices: int | None = 2
     labels: Mapping[int, str] = field(default_factory=dict)
     window: str = "auto"
+    named: bool = True
 
 
 def evaluate(
@@ -163,10 +164,11 @@ def _objects(case: Case, number: int, patient: int, part: _Part) -> Iterator[_Ob
         volume = replace(volume, voxels=np.asfortranarray(volume.voxels[:, :, kept]), headers=())
     look = f"{window.low!r},{window.high!r}"
     for k, value in places:
+        told = labels[value] if wanted.named else ""
         if wanted.slices is None:
-            target = Target(volume, mask == value, None, look)
+            target = Target(volume, mask == value, None, look, told)
         else:
-            target = Target(volume, mask[:, :, k] == value, kept.index(k), look)
+            target = Target(volume, mask[:, :, k] == value, kept.index(k), look, told)
         yield _Object(number, patient, value, labels[value], None if target.k is None else k, target)
 
 

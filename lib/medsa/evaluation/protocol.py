@@ -87,6 +87,8 @@ def measure(
 ) -> dict[str, tuple[Row, ...]]:
     """The rows of every segmenter on the same slices, prompts and background clicks; each case is read once.
 
+    Models that have learnt the labels are told them.
+
     `slices` of each label are taken at even steps through its larger ones, and in the first so many `volumes`
     each label is followed through all of them, too. First clicks are at the deepest point. `progress(done)`
     counts cases. Reading may raise what the cases raise. Rows keep the patients and ids of the cases as they
@@ -100,9 +102,10 @@ def measure(
         for value, label in sorted(names.items()):
             truth = mask == value
             chosen = chosen_slices(truth, slices)
+            told = {name: segmenter.about(label) for name, segmenter in segmenters.items()}
             for k in chosen:
                 aside = background_point(truth[:, :, k], np.random.default_rng([seed, value, k]))
-                for name, segmenter in segmenters.items():
+                for name, segmenter in told.items():
                     values = _clicked(segmenter, volume, truth[:, :, k], k, window)
                     values["box"] = _boxed(segmenter, volume, truth[:, :, k], k, window)
                     if aside is not None:
@@ -113,7 +116,7 @@ def measure(
                         values["background"] = dice(answer, truth[:, :, k])
                     rows[name].append(Row(case.patient, case.id, label, k, values))
             if volumes and chosen and truth.any(axis=(0, 1)).sum() >= FEWEST:
-                for name, segmenter in segmenters.items():
+                for name, segmenter in told.items():
                     values = {"volume": _followed(segmenter, volume, truth, window)}
                     rows[name].append(Row(case.patient, case.id, label, WHOLE, values))
                 followed = True

@@ -20,7 +20,7 @@ class PromptMixture(BaseModel):
     `random_first` and `random_further` are the shares of clicks anywhere in their region instead of at its
     deepest point, `tight` that of boxes that fit instead of jittered ones. After the first prompt come up to
     `rounds` corrective clicks, each number of them as likely; each sees the mask before it in `mask` of the
-    cases.
+    cases. In `named` of the cases the label is told, to models that can be told.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +34,7 @@ class PromptMixture(BaseModel):
     jitter: float = Field(0.1, ge=0, description="deviation of a jittered side, as a part of the object")
     rounds: int = Field(3, ge=0)
     mask: float = Field(0.9, ge=0, le=1)
+    named: float = Field(0.7, ge=0, le=1)
 
     @model_validator(mode="after")
     def _something(self) -> PromptMixture:
@@ -44,10 +45,14 @@ class PromptMixture(BaseModel):
 
 @dataclass(frozen=True)
 class Interaction:
-    """How an annotator goes about one object: `start`, and how many corrective clicks may follow."""
+    """How an annotator goes about one object: `start`, and how many corrective clicks may follow.
+
+    With `named` the label is told, to models that can be told.
+    """
 
     start: Start
     rounds: int
+    named: bool = True
 
     @property
     def clicks(self) -> bool:
@@ -65,7 +70,8 @@ def draw(mixture: PromptMixture, rng: np.random.Generator) -> Interaction:
     starts: tuple[Start, ...] = ("click", "box", "click and box")
     weights = np.array([mixture.click, mixture.box, mixture.click_and_box])
     start = starts[rng.choice(len(starts), p=weights / weights.sum())]
-    return Interaction(start, int(rng.integers(mixture.rounds + 1)))
+    rounds = int(rng.integers(mixture.rounds + 1))
+    return Interaction(start, rounds, bool(rng.random() < mixture.named))
 
 
 def mixed_first_clicks(truth: NDArray[np.bool_], mixture: PromptMixture, rng: np.random.Generator) -> Clicks:

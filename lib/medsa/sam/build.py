@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,10 @@ class Sam(nn.Module):
         """
         compiled = self._compiled.get("masks" if multimask else "mask")
         return decode_prompts(self, compiled, embedding, points, point_labels, boxes, masks, multimask)
+
+    def about(self, labels: str | Sequence[str]) -> Sam:  # noqa: ARG002 - as adapted models have it
+        """This model: it knows no labels."""
+        return self
 
     def refine(self, logits: Tensor, pictures: Tensor) -> Tensor:  # noqa: ARG002 - as adapted models have it
         """`logits` as they are: the base has nothing that mends them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -61,6 +62,10 @@ class Promptable(Protocol):
         """Logits and predicted IoU of N prompts, as `Sam.decode`: on one image, or each on its own."""
         ...
 
+    def about(self, labels: str | Sequence[str]) -> Promptable:
+        """The model when it is told what is asked for: a label, or one for each of N prompts."""
+        ...
+
     def refine(self, logits: Tensor, pictures: Tensor) -> Tensor:
         """Logits (N, M, c, c) on pictures (N, 1 or 3, s, s), 0..1, after what was taught to mend edges."""
         ...
@@ -83,17 +88,21 @@ def decode_prompts(
     boxes: Tensor | None,
     masks: Tensor | None,
     multimask: bool,
+    told: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`Sam.decode` for any model, with the `compiled` decoder where it fits and no gradient is wanted.
 
     Where each of N images has its own prompt, the dense prompts carry the images: the decoder adds the two.
+    `told` (N or 1, C) is added to the dense prompts.
     """
-    prompts = [value for value in (points, boxes, masks) if value is not None]
+    prompts = [value for value in (points, boxes, masks, told) if value is not None]
     labelled = None if points is None or point_labels is None else (points, point_labels)
     prompt_encoder, decoder = model.prompt_encoder, model.mask_decoder
     wanted = needs_gradient([prompt_encoder, decoder], embedding, *prompts)
     with torch.set_grad_enabled(wanted):
         sparse, dense = prompt_encoder(points=labelled, boxes=boxes, masks=masks)
+        if told is not None:
+            dense = dense + told[:, :, None, None]
         own = len(embedding) > 1 and not wanted
         if own:
             embedding, dense = torch.zeros_like(embedding[:1]), embedding + dense
@@ -101,7 +110,7 @@ def decode_prompts(
         if fast is None:
             return decoder(embedding, model.dense_pe, sparse, dense, multimask)
     if masks is None and not own:
-        dense = dense[:1, :, :1, :1]
+        dense = dense[: 1 if told is None else len(told), :, :1, :1]
     shared = len(dense) == 1
     parts = [
         fast(embedding, dense if shared else dense[i : i + BATCH], sparse[i : i + BATCH])

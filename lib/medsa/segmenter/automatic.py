@@ -113,7 +113,7 @@ def find(
             progress(done, len(looked))
     return {
         name: _object(
-            segmenter,
+            segmenter.about(name),
             volume,
             _on_grid(volume, request.frame, looked, found),
             SMALL * float(prototypes[name].sizes.min()),

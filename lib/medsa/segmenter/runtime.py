@@ -48,6 +48,11 @@ class Segmenter:
         other.sam, other.decoder = sam, _decoder_of(sam)
         return other
 
+    def about(self, label: str) -> Segmenter:
+        """This segmenter when its model is told what is asked for; itself, where that says nothing to it."""
+        sam = self.sam.about(label)
+        return self if sam is self.sam else self.beside(sam)
+
     @property
     def depth(self) -> int:
         """Slices that the model's encoder sees at once in a volume."""

@@ -177,6 +177,7 @@ class Runtime:
         session = self.sessions.open(*key)
         start = self._start(session, wanted, begin)
         adapter, segmenter = self.models.segmenter(wanted.adapter)
+        segmenter = segmenter.about(wanted.label)
         with self.turn(key) as newer:
             if wanted.k is None:
                 result = segmenter.segment_volume(

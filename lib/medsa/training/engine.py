@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -198,11 +198,12 @@ class Run:
         items = [item.coarser() for item in items] if coarse else items
         decoder = self.coarse if self.coarse is not None and coarse else self.decoder
         annotator = Training(self.settings.prompts, rng) if rng.random() < 0.5 else None
+        named = bool(rng.random() < self.settings.prompts.named)
         length, total, rounds = int(rng.integers(2, TRAIL + 1)), 0.0, 0
 
         embedded = partial(self._alone, coarse=coarse)
         with self._decoding():
-            for beside, answer in follow(decoder, embedded, items, length, annotator):
+            for beside, answer in follow(decoder, embedded, items, length, annotator, named=named):
                 truth, valid = targets(beside, answer.logits)
                 with torch.autocast(truth.device.type, enabled=False):
                     priced = cost(answer.logits, answer.scores, truth, valid, self.settings.loss)
@@ -234,7 +235,7 @@ class Run:
     def _interaction(self, items: Sequence[Item], rng: np.random.Generator) -> Interaction:
         drawn = draw(self.settings.prompts, rng)
         absent = any(item.around is not None for item in items)
-        return Interaction("box", drawn.rounds) if absent else drawn
+        return replace(drawn, start="box") if absent else drawn
 
     def _batch(self, step: int, rng: np.random.Generator) -> list[list[Item]]:
         """The items of a step by picture: a walk through all in an order of its own, again and again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,6 +104,12 @@ class Decoder:
         with suppress(TypeError):
             self.folded = {many: model.folded_decoder(position, many) for many in (False, True)}
 
+    def about(self, items: Sequence[Item]) -> Decoder:
+        """The same when the model is told the labels of N items."""
+        told = copy(self)
+        told.model = self.model.about([item.label for item in items])
+        return told
+
     def __call__(
         self,
         embedding: Tensor,
@@ -117,7 +124,10 @@ class Decoder:
             return self.model.decode(embedding, points, labels, boxes, masks, multimask)
         labelled = None if points is None or labels is None else (points, labels)
         sparse, dense = self.model.prompt_encoder(points=labelled, boxes=boxes, masks=masks)
-        return self.folded[multimask](embedding, dense[:1, :, :1, :1] if masks is None else dense, sparse)
+        dense, told = dense[:1, :, :1, :1] if masks is None else dense, self.model.told
+        if told is not None:
+            dense = dense + told[:, :, None, None]
+        return self.folded[multimask](embedding, dense, sparse)
 
 
 def interact(
@@ -129,6 +139,7 @@ def interact(
     as it comes. Items of which nothing is wrong get no further click.
     """
     prompts = _Prompts(items, embedding)
+    decoder = decoder.about(items) if interaction.named else decoder
     truth = np.stack([item.mask for item in items])
     target = np.stack([item.prompted for item in items])
     if interaction.clicks:
@@ -159,24 +170,27 @@ def follow(
     items: Sequence[Item],
     length: int,
     annotator: Annotator | None,
+    *,
+    named: bool = True,
 ) -> Iterator[tuple[Sequence[Item], Round]]:
     """Along the trails of `items`, slice by slice: the neighbours' items, and the answers to them.
 
     Each slice is asked for with the answer to the one before alone, as the runtime follows an object; the
     first with a clicked answer, or without an `annotator` with the object itself. At most `length` slices; an
     item whose answer is empty or whose trail is at its end is followed no further. `embedded(items)`
-    (N, C, h, w).
+    (N, C, h, w). With `named` the model is told the labels.
     """
-    going, answers = list(items), _begun(decoder, embedded, items, annotator)
+    told = decoder.about if named else lambda _: decoder
+    going, answers = list(items), _begun(told(items), embedded, items, annotator)
     for place in range(length):
         kept = [n for n, item in enumerate(going) if place < len(item.trail) and bool((answers[n] > 0).any())]
         if not kept:
             return
         going, before = [going[n] for n in kept], answers[kept]
         beside = [item.trail[place] for item in going]
-        embedding = embedded(beside)
-        logits, scores = decoder(embedding, None, None, None, before[:, None].to(embedding), False)
-        logits = _refined(decoder, logits, torch.zeros(len(beside), dtype=torch.long), beside)
+        embedding, asked = embedded(beside), told(beside)
+        logits, scores = asked(embedding, None, None, None, before[:, None].to(embedding), False)
+        logits = _refined(asked, logits, torch.zeros(len(beside), dtype=torch.long), beside)
         answers = _unpadded(logits.detach()[:, 0], beside)
         yield beside, Round(logits, scores, scores.detach().argmax(dim=1), (answers > 0).numpy())
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medsa.adapters.inject import AdaptedSam, adapt
-from medsa.adapters.method import Method
+from medsa.adapters.method import Method, read_method
 from medsa.adapters.state import CARD, load_adapter, read_card, save_adapter
 from medsa.data.window import choose_window
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
@@ -145,6 +145,8 @@ def _train(
     if not sides["training"]:
         raise BadInputError("nothing to learn: no training study holds one of the labels")
     learnt = with_few_empty(sides["training"], request.settings.empty)
+    if _names(model, request):
+        model.learn_names(labels_of(learnt))
     if _run(request) > 1 and any(item.trail for item in learnt):
         model.trained_prompts = (*dict.fromkeys((*model.trained_prompts, "neighbour")),)
 
@@ -194,6 +196,12 @@ def _model(sam: Sam, method: str | Method | None, start: Path | None) -> Adapted
     model.trained_prompts = (*known, "neighbour") if "neighbour" in model.trained_prompts else known
     model.multimask = True
     return model.to(sam.dense_pe.device).eval()
+
+
+def _names(model: AdaptedSam, request: Request) -> bool:
+    """Whether labels are told: the method that is asked for, or the adapter it starts from, can be."""
+    method = read_method(request.method) if isinstance(request.method, str) else request.method
+    return model.method.names is not None or (method is not None and method.names is not None)
 
 
 def _refuse_what_cannot_learn(model: AdaptedSam) -> None:

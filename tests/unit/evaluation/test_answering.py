@@ -26,7 +26,7 @@ def targets() -> list[Target]:
         voxels = np.asfortranarray(np.stack(truths, axis=2) * 60 + noise, np.float32)
         affine = np.diag([1.0, -1.0, -2.0, 1.0] if turned else [-1.0, -1.0, 2.0, 1.0])
         volume = Volume(voxels, affine, "MR")
-        found += [Target(volume, truth, k) for k, truth in enumerate(truths)]
+        found += [Target(volume, truth, k, label="abc"[k]) for k, truth in enumerate(truths)]
     return found
 
 
@@ -40,7 +40,16 @@ def models() -> dict[str, Callable[[], object]]:
         "boxes alone": lambda: taught("tiny_vit", "box"),
         "points and boxes": lambda: small_sam("vit"),
         "masks, too": lambda: taught("tiny_vit", "point", "box", "mask"),
+        "names": named,
     }
+
+
+def named() -> object:
+    """A model that says something else of each of two labels."""
+    model = adapt(small_sam("tiny_vit"), "decoder_refined").eval()
+    model.learn_names("ab").data.normal_()
+    model.trained_prompts = ("point", "box", "mask")
+    return model
 
 
 def asked(segmenter: Segmenter, answer) -> list[Answers]:

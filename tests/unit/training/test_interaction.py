@@ -150,6 +150,9 @@ def test_what_is_followed_ends_with_its_trail_and_when_nothing_is_left_of_it() -
         def __init__(self, value: float) -> None:
             self.value = value
 
+        def about(self, _items):
+            return self
+
         def __call__(self, embedding, points, labels, boxes, masks, multimask):
             assert points is boxes is None
             return torch.full((len(embedding), 1, 48, 48), self.value), torch.ones(len(embedding), 1)

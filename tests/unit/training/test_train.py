@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from tests.unit.adapters.conftest import one_thread, small_sam
 from medsa.adapters.state import load_adapter, read_card
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
+from medsa.evaluation import dice
+from medsa.prompts import Prompt
+from medsa.segmenter import Segmenter
 from medsa.training.cases import Nameless
 from medsa.training.classes import train_classes
 from medsa.training.length import Length
@@ -95,6 +99,50 @@ def test_training_goes_on_from_a_version(tmp_path: Path) -> None:
     )
     assert read_card(second.candidate).parent == first.candidate.name
     assert (tmp_path / "second" / "history.csv").read_text().splitlines()[1].startswith("0,")
+
+
+def test_the_labels_are_learnt_as_names_and_further_ones_beside_them(tmp_path: Path) -> None:
+    sam = small_sam("tiny_vit")
+    wanted = request(method="decoder_refined", labels={2: "far"}, length=Length(steps=8), measured=0)
+    first = train(sam, CASES, [], tmp_path / "first", wanted)
+    second = train(
+        sam, CASES, [], tmp_path / "second",
+        replace(wanted, method=None, labels={1: "near"}, start=first.candidate),
+    )  # fmt: skip
+    before, after = (load_adapter(sam, done.candidate) for done in (first, second))
+    assert before.method.names == ("far",)
+    assert after.method.names == ("far", "near")
+    assert before.adapters.names[0].abs().max() > 1e-4
+    assert after.adapters.names[1].abs().max() > 1e-4
+
+
+def test_what_a_click_means_is_learnt_from_the_name(tmp_path: Path) -> None:
+    """Of a ball in a ball, clicked in the middle, the name alone says which is meant."""
+    cases = [Nameless(str(n), str(n), partial(onion, n)) for n in range(8)]
+    settings = PLAIN.model_copy(update={"adapter_rate": 3e-2, "rate": 3e-3, "epoch_items": 16})
+    wanted = request(method="decoder_refined", length=Length(steps=60), settings=settings, measured=0)
+    sam = small_sam("tiny_vit")
+    done = train(sam, cases[:6], cases[6:], tmp_path, wanted)
+    segmenter = Segmenter(load_adapter(sam, done.candidate))
+    volume, mask, names = onion(9)
+    middle = Prompt(foreground=np.array([[20.0, 20.0, 1.0]]))
+    found = {
+        name: segmenter.about(name).segment_slice(volume, middle, 1).mask[:, :, 1] for name in names.values()
+    }
+    for value, name in names.items():
+        other = names[3 - value]
+        truth = mask[:, :, 1] == value
+        assert dice(found[name], truth) > dice(found[other], truth) + 0.1
+
+
+def onion(seed: int) -> tuple[Volume, np.ndarray, Mapping[int, str]]:
+    """A ball, and the shell around it."""
+    rng = np.random.default_rng(seed)
+    i, j, _ = np.mgrid[:40, :40, :3]
+    far = (i - 20) ** 2 + (j - 20) ** 2
+    mask = np.asfortranarray(np.where(far < 36, 1, np.where(far < 200, 2, 0)).astype(np.uint8))
+    voxels = (mask > 0) * 60.0 + 20 * (mask == 1) + rng.normal(0, 5, mask.shape)
+    return Volume(np.asfortranarray(voxels, np.float32), np.eye(4), "MR"), mask, {1: "core", 2: "shell"}
 
 
 def test_a_stopped_run_is_resumed_and_a_changed_one_is_not(tmp_path: Path) -> None:
