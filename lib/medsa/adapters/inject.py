@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medsa.adapters.decoder import (
     AdaptedDecoder,
@@ -29,6 +30,7 @@ from medsa.sam.accelerate import (
     Compiled,
     compile_decoders,
     compile_encoder,
+    compile_refiner,
     fitting,
     needs_gradient,
     state_of,
@@ -294,8 +296,14 @@ class AdaptedSam(nn.Module):
             return logits
         found = self._told
         about = None if found is None else found[:, self.config.decoder.width :]
-        with torch.set_grad_enabled(needs_gradient([refiner], logits)):
-            return refiner(logits, pictures, about)
+        wanted = needs_gradient([refiner], logits)
+        fast = None if wanted else fitting(self._compiled.get("refiner"), refiner, logits)
+        with torch.set_grad_enabled(wanted):
+            if fast is None or logits.shape[1:] != (1, *2 * [4 * self.embedding_size]):
+                return logits + refiner(logits, pictures, about)
+            told = logits.new_zeros(1, sum(refiner.widths)) if about is None else about
+            pictures = F.adaptive_avg_pool2d(pictures.float(), logits.shape[-1]).expand(-1, 3, -1, -1)
+            return logits + fast(logits, pictures, told.expand(len(logits), -1))[0]
 
     def folded_decoder(self, position: Tensor, multimask: bool) -> nn.Module:
         """The mask decoder with its adapters, ready to be traced; as `Sam.folded_decoder`."""
@@ -311,6 +319,8 @@ class AdaptedSam(nn.Module):
                 self.dense_pe,
                 watched=decoder,
             )
+        if (refiner := self.adapters.refiner) is not None:
+            found |= compile_refiner(refiner, 4 * self.embedding_size, sum(refiner.widths))
         self._compiled = found
 
     @property

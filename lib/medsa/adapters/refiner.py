@@ -24,7 +24,7 @@ def _two(channels: int, out: int) -> nn.Sequential:
 
 
 class Refiner(nn.Module):
-    """Logits and the picture under them to better logits, whatever the grid.
+    """What makes logits better, from them and the picture under them, whatever the grid.
 
     `width`, `levels` and `stride` as in `Refinement`; `widths` are the channels of its levels.
     """
@@ -40,24 +40,28 @@ class Refiner(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, logits: Tensor, pictures: Tensor, about: Tensor | None = None) -> Tensor:
-        """Logits (N, M, c, c) of pictures (N, 1 or 3, s, s), 0..1 -> (N, M, c, c).
+        """Logits (N, M, c, c) of pictures (N, 1 or 3, s, s), 0..1 -> what is to be added, (N, M, c, c).
 
         `about` (N or 1, sum of `widths`), what is asked for, is added to the levels.
         """
-        count, masks, side, _ = logits.shape
-        pictures = F.adaptive_avg_pool2d(pictures.to(logits), side)
-        seen = self.stem(pictures.expand(-1, 3, -1, -1)).repeat_interleave(masks, dim=0)
-        asked = F.adaptive_avg_pool2d(logits.reshape(count * masks, 1, side, side), seen.shape[-1])
+        masks, side = int(logits.shape[1]), int(logits.shape[-1])  # whoever traces it takes them as constant
+        seen = self.stem(F.adaptive_avg_pool2d(pictures.to(logits), side).expand(-1, 3, -1, -1))
+        seen = _for_each(seen, masks)
+        asked = F.adaptive_avg_pool2d(logits.reshape(-1, 1, side, side), int(seen.shape[-1]))
         asked = (asked / SCALE).clamp(-1, 1)
         x, levels = torch.cat([seen, asked, torch.sigmoid(SCALE * asked)], dim=1), list[Tensor]()
         told = logits.new_zeros(1, sum(self.widths)) if about is None else about
-        told = told if len(told) == 1 else told.repeat_interleave(masks, dim=0)
+        told = told if len(told) == 1 else _for_each(told, masks)
         for n, (down, part) in enumerate(zip(self.down, told.split(self.widths, dim=1), strict=True)):
             x = down(F.max_pool2d(x, 2, ceil_mode=True) if n else x) + part[:, :, None, None]
             levels.append(x)
         for up, finer in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
-            x = up(torch.cat([finer, _resized(x, finer.shape[-1])], dim=1))
-        return logits + _resized(self.out(x), side).reshape(logits.shape)
+            x = up(torch.cat([finer, _resized(x, int(finer.shape[-1]))], dim=1))
+        return _resized(self.out(x), side).reshape(-1, masks, side, side)
+
+
+def _for_each(values: Tensor, masks: int) -> Tensor:
+    return values.repeat_interleave(masks, dim=0) if masks > 1 else values
 
 
 def _resized(x: Tensor, side: int) -> Tensor:

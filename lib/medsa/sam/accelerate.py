@@ -130,6 +130,19 @@ def compile_decoders(
     return {name: compiled for name, compiled in found.items() if compiled is not None}
 
 
+def compile_refiner(refiner: nn.Module, cells: int, told: int) -> dict[str, Compiled]:
+    """`{"refiner": ...}` for any number of logits (N, 1, c, c) and their pictures (N, 3, c, c), c = `cells`.
+
+    As `compile_encoder`; the third input, (N, `told`), is what it is told.
+    """
+    logits, pictures = torch.zeros(2, 1, cells, cells), torch.zeros(2, 3, cells, cells)
+    shapes = [[-1, 1, cells, cells], [-1, 3, cells, cells], [-1, told]]
+    example = [logits, pictures, torch.zeros(2, told)]
+    precision: Precision = "bf16" if is_fast("cpu") else "f32"
+    compiled = compile_module(refiner, example, shapes, precision=precision)
+    return {} if compiled is None else {"refiner": compiled}
+
+
 def fitting(compiled: Compiled | None, module: nn.Module, value: Tensor) -> Compiled | None:
     """`compiled` where it can be used instead of `module` for an input such as `value`, else None."""
     if compiled is None or value.device.type != "cpu" or value.dtype != torch.float32:
