@@ -65,6 +65,20 @@ def test_the_newest_is_served_and_each_request_may_choose(monkeypatch, adapters,
         task.answer(volume, "image", {"roi": [18, 42, 18, 42, 0, 0], "adapter": "../a"}, "user")
 
 
+def test_what_a_click_is_about_is_told_to_a_model_that_knows_it(monkeypatch, sam, volume, tmp_path):
+    model = adapt(sam, "decoder_prompt")
+    model.trained_prompts = ("point", "box", "mask")
+    model.learn_names(["liver"]).data.fill_(0.1)
+    save_adapter(model, tmp_path / "named")
+    task = ClickTask(runtime(monkeypatch, adapters=str(tmp_path)), 2)
+
+    def score(label):
+        asked = {"foreground": [[30, 30, 0]], "label": label}
+        return task.answer(volume, "image", asked, "user")[0].params["score"]
+
+    assert score("liver") != score("spleen") == score("")
+
+
 def test_the_served_adapter_is_chosen_by_name_or_by_method(monkeypatch, adapters):
     for conf, name in (
         ({}, "b"),
