@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -133,17 +133,21 @@ class Campaign:
         self._check()
 
     def run(self) -> dict[str, list[list[Line]]]:
-        """The lines of every run, by strategy and seed; what is on disk already is not done again."""
-        return {
-            name: [list(self._run(name, seed)) for seed in range(self.design.seeds)]
-            for name in self.design.strategies
-        }
+        """The lines of every run, by strategy and seed; what is on disk already is not done again.
+
+        One seed after another: what was stopped has compared all strategies on the first ones.
+        """
+        runs: dict[str, list[list[Line]]] = {name: [] for name in self.design.strategies}
+        for seed in range(self.design.seeds):
+            for name, lines in runs.items():
+                lines.append(list(self._run(name, seed)))
+        return runs
 
     def before(self) -> dict[str, float]:
         """What the model that learns nothing gives on the held-out patients."""
         path = self.folder / "before.json"
         if not path.is_file():
-            write_atomically(path, json.dumps(self._measured(self._segmenter(None))).encode())
+            write_atomically(path, json.dumps(self._measured(self._untaught)).encode())
         return dict(json.loads(path.read_text("utf-8")))
 
     def _check(self) -> None:
@@ -182,13 +186,13 @@ class Campaign:
     def _round(
         self, name: str, seed: int, number: int, home: Path, before: Sequence[int], adapter: Path | None
     ) -> Line:
-        rng = np.random.default_rng([seed, number])
+        rng, served = np.random.default_rng([seed, number]), self._segmenter(adapter)
         if number == 0:
             picked, how = rng.permutation(len(self.pool))[: self.design.start].tolist(), "start"
         else:
             count = min(self.design.batch, self.design.budget - len(before))
-            picked, how = self._picked(name, before, count, self._segmenter(adapter), rng)
-        costs = [self._annotated(n, self._segmenter(adapter)) for n in picked]
+            picked, how = self._picked(name, before, count, served, rng)
+        costs = [self._annotated(n, served) for n in picked]
         frozen = [self._cost_frozen(n) for n in picked]
         learnt, what = self._learnt(home, seed, number, [*before, *picked])
         return {
@@ -203,7 +207,17 @@ class Campaign:
         }
 
     def _segmenter(self, adapter: Path | None) -> Segmenter:
-        return self.first.beside(load_adapter(self.sam, adapter) if adapter else self.sam)
+        if adapter is None:
+            return self.first
+        model = load_adapter(self.sam, adapter)
+        if model.dense_pe.device.type == "cpu":
+            model.accelerate()
+        return self.first.beside(model)
+
+    @cached_property
+    def _untaught(self) -> Segmenter:
+        """Who answers before anything is learnt."""
+        return self._segmenter(self.design.origin)
 
     def _study(self, case: Case) -> _Study:
         def read() -> _Study:
@@ -218,7 +232,7 @@ class Campaign:
 
     def _cost_frozen(self, n: int) -> dict[str, float]:
         if n not in self._frozen:
-            self._frozen[n] = self._annotated(n, self._segmenter(self.design.origin))
+            self._frozen[n] = self._annotated(n, self._untaught)
         return self._frozen[n]
 
     def _asked(self, case: Case, segmenter: Segmenter) -> dict[str, float]:
