@@ -58,6 +58,7 @@ class Following:
     ) -> None:
         self.request = request
         self.progress, self.cancelled = progress, cancelled
+        self._unseen: set[int] = set()
 
     def answer(self, before: tuple[SlicePrompt, Answer] | None = None) -> Answer:
         """The answer to all prompts; `before` are fewer of them, and what was answered to those."""
@@ -101,7 +102,25 @@ class Following:
             anchors, bounds, self._step, mixed, progress=self.progress, cancelled=self.cancelled
         )
         again = self._looked_again if self.learnt else self._asked_again
-        return {k: state if k in anchors else again(k, state) for k, state in states.items()}
+        states = {k: state if k in anchors else again(k, state) for k, state in states.items()}
+        return self._sure(states, anchors) if self.learnt else states
+
+    def _sure(self, states: Mapping[int, State], anchors: Collection[int]) -> dict[int, State]:
+        """`states` as far as the second look goes on: beyond a slice that it denies, another object began.
+
+        But for a slice that does not show the object, and was mixed of those on both sides.
+        """
+        low, high = self._bounds(anchors)
+        for k, state in states.items():
+            if state.score < self._least and k not in self._unseen:
+                low = max(low, k + 1) if k < min(anchors) else low
+                high = min(high, k - 1) if k > max(anchors) else high
+        return {k: state for k, state in states.items() if low <= k <= high}
+
+    @property
+    def _least(self) -> float:
+        """Predicted IoU below which the object has ended."""
+        return GOES_ON if self.request.bounds is None else GOES_ON_INSIDE
 
     def _looked_again(self, k: int, state: State) -> State:
         """A slice as the model sees it, mixed with its answer to that."""
@@ -136,7 +155,10 @@ class Following:
         """The object on slice k, from what it is on the slice beside; None where it is not seen."""
         if not neighbour.mask.any():
             return None
-        return self._led(k, neighbour) if self.learnt else self._remembered(k, beside, neighbour)
+        found = self._led(k, neighbour) if self.learnt else self._remembered(k, beside, neighbour)
+        if found is None:
+            self._unseen.add(k)
+        return found
 
     @property
     def learnt(self) -> bool:
@@ -148,8 +170,7 @@ class Following:
         answer = self._shown(k, neighbour)
         logits = keep_parts(answer.logits.float(), neighbour.mask)
         state = self._bounded(replace(answer, logits=logits.half()))
-        least = GOES_ON if self.request.bounds is None else GOES_ON_INSIDE
-        return state if answer.score >= least and state.mask.any() else None
+        return state if answer.score >= self._least and state.mask.any() else None
 
     def _shown(self, k: int, state: State, clicks: SlicePrompt = NOTHING) -> State:
         """The model's answer on slice k to the mask of `state` and clicks."""

@@ -104,6 +104,23 @@ def test_a_slice_that_was_clicked_away_stays_away(segmenter, volume, monkeypatch
     assert after[:, :, k].sum() == 1  # the click on it
 
 
+@pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
+@pytest.mark.parametrize(("look", "slices"), [("first", {0, 1, 2, 3, 4, 5, 6}), ("second", {2, 3, 4, 5, 6})])
+def test_an_object_ends_where_the_second_look_denies_it_but_survives_a_gap(
+    segmenter, volume, monkeypatch, look, slices
+) -> None:
+    looks: dict[int, int] = {}
+
+    def shown(_self, k, state, *_args):
+        looks[k] = looks.get(k, 0) + 1
+        denied = k == 1 and (look == "first" or looks[k] == 2)
+        return State(torch.full_like(state.logits, 8), 0.1 if denied else 0.9)
+
+    monkeypatch.setattr("medsa.segmenter.volumes.GOES_ON", 0.4)
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", shown)
+    assert set(np.flatnonzero(ask(segmenter, volume, [FIRST]).any(axis=(0, 1)))) == slices
+
+
 def test_the_order_of_slices_does_not_matter(segmenter, volume) -> None:
     turned = volume.affine.copy()
     turned[:3, 2] *= -1
