@@ -15,13 +15,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medsa.segmenter.corrections import cell_of, correct
 from medsa.segmenter.memory import Known, carry_over, look_of, share_of, sureness
 from medsa.segmenter.propagate import follow_through, stop_if
 from medsa.segmenter.proposals import mask_box
 from medsa.segmenter.request import Request
-from medsa.segmenter.session import Answer, SlicePrompt, State
+from medsa.segmenter.session import Answer, Point, SlicePrompt, State
 from medsa.segmenter.slices import keep_parts
 from medsa.segmenter.space import Spot, spread
 from medsa.segmenter.tones import Tones, same_object, tones_of
@@ -236,6 +237,8 @@ class Following:
         """Slice k, corrected in space, as the model sees it with its clicks; from there those beside it."""
         request = self.request
         clicks = replace(request.on_slice(k), box=None)
+        if not clicks.foreground:  # the model has learnt what lies beside an object from a click in it
+            clicks = replace(clicks, foreground=(self._inside(states[k]),))
         here = mixed(states[k], self._shown(k, states[k], clicks), CORRECTED)
         kept = correct(here.logits.float(), request.encoded(k)[1].picture, clicks, request.frame)
         yield k, (here := self._bounded(replace(here, logits=kept.half())))
@@ -247,6 +250,13 @@ class Following:
                     break
                 part = CORRECTED * (1 - far / (AROUND + 1))
                 yield at, (beside := self._bounded(mixed(states[at], self._shown(at, beside), part)))
+
+    def _inside(self, state: State) -> Point:
+        """The deepest point (x, y) of a slice's mask, in model pixels: a click that is not contradicted."""
+        depth = ndimage.distance_transform_edt(np.pad(state.mask, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        cell = self.request.frame.size / len(depth)
+        return float((column + 0.5) * cell - 0.5), float((row + 0.5) * cell - 0.5)
 
     def _continued(self, answer: Answer, k: int) -> Answer:
         """The answer when the object is on slice k too, where it had not been found: followed from there."""
