@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from medsa.adapters.inject import PLACES, adapt
+from medsa.adapters.adapter_set import PLACES
+from medsa.adapters.inject import adapt
 from medsa.adapters.method import read_methods
 from medsa.adapters.state import save_adapter, starter_adapter
 from medsa.cli import main
