@@ -43,6 +43,10 @@ CORRECTED = 0.5
 """How much it is believed about a slice that was corrected in space, 0..1; the less the farther beside it."""
 AROUND = 4
 """Slices on each side of a corrected one that it is asked about."""
+LEAP = 0.2
+"""Dice of the masks of two neighbouring slices, below which the model has gone over to something else."""
+BESIDE = 2
+"""Slices from what was found to a click, at most, for the model to be shown what was found with the click."""
 MOST = 8.0
 """Logits are cut to plus and minus this where two answers are mixed."""
 NOTHING = SlicePrompt()
@@ -171,7 +175,8 @@ class Following:
         answer = self._shown(k, neighbour)
         logits = keep_parts(answer.logits.float(), neighbour.mask)
         state = self._bounded(replace(answer, logits=logits.half()))
-        return state if answer.score >= self._least and state.mask.any() else None
+        seen = answer.score >= self._least and state.mask.any()
+        return state if seen and state.agreement(neighbour) >= LEAP else None
 
     def _shown(self, k: int, state: State, clicks: SlicePrompt = NOTHING) -> State:
         """The model's answer on slice k to the mask of `state` and clicks."""
@@ -263,7 +268,13 @@ class Following:
         low, high = self._bounds([k])
         low = max([low, *(m + 1 for m in answer.states if m < k)])
         high = min([high, *(m - 1 for m in answer.states if m > k)])
-        states = {**answer.states, **self._followed({k: self._asked(k)}, (low, high))}
+        near = min(answer.states, key=lambda m: abs(m - k), default=None)
+        if self.learnt and near is not None and abs(near - k) <= BESIDE and answer.states[near].mask.any():
+            clicks = replace(self.request.on_slice(k), box=None)
+            begun = self._bounded(self._shown(k, answer.states[near], clicks))
+        else:
+            begun = self._asked(k)
+        states = {**answer.states, **self._followed({k: begun}, (low, high))}
         return replace(answer, states=dict(sorted(states.items())), settled=answer.settled | {k})
 
     def _spots(self, side: int) -> list[Spot]:

@@ -121,6 +121,22 @@ def test_an_object_ends_where_the_second_look_denies_it_but_survives_a_gap(
     assert set(np.flatnonzero(ask(segmenter, volume, [FIRST]).any(axis=(0, 1)))) == slices
 
 
+@pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
+def test_a_click_beside_what_was_found_is_answered_with_it(segmenter, volume, monkeypatch) -> None:
+    def shown(_self, k, state, clicks=None):
+        goes_on = k < 5 or (clicks is not None and clicks.foreground)
+        return State(state.logits, 0.9 if goes_on else 0.1)
+
+    monkeypatch.setattr("medsa.segmenter.volumes.GOES_ON", 0.4)
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", shown)
+    session = Session()
+    before = ask(segmenter, volume, [FIRST], session=session)
+    assert not before[:, :, 5:].any()
+    after = ask(segmenter, volume, [FIRST, [*FIRST[:2], 5]], session=session)
+    assert (after[:, :, 5] == before[:, :, 4]).all()
+    assert not after[:, :, 6].any()
+
+
 def test_the_order_of_slices_does_not_matter(segmenter, volume) -> None:
     turned = volume.affine.copy()
     turned[:3, 2] *= -1
