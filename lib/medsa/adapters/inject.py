@@ -187,7 +187,7 @@ class AdaptedSam(nn.Module):
         if not any(about) and not self._about:
             return self
         told = copy(self)
-        told._compiled, told._about = self._compiled, about
+        told._compiled, told._about = self._compiled, about if any(about) else ()
         return told
 
     def learn_names(self, labels: Iterable[str]) -> nn.Parameter:

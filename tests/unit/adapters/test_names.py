@@ -83,6 +83,7 @@ def test_who_is_told_is_another_model_in_memory_and_the_same_in_all_else():
     assert a.encoder_digest == model.encoder_digest == ""
     assert a.adapters is model.adapters
     assert model.about("c") is model
+    assert a.about("c").adapter_digest == model.adapter_digest
     assert sam.about("a") is sam
     assert adapt(sam, "decoder_only").about("a").told is None
     with model.switched_off():
