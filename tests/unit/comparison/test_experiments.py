@@ -27,7 +27,7 @@ def plan(name: str) -> Plan:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_whole_and_its_figures_are_parts_of_one(name: str) -> None:
     found = plan(name)
-    if name != "methods":
+    if not name.startswith("methods"):  # those are nobody's tables
         assert found.paper
         labels = {label.casefold() for label in read_dataset(found.data).names.values()}
         named = {label for entrant in found.entrants for paper in entrant.paper.values() for label in paper}
