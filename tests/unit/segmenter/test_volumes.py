@@ -1,6 +1,7 @@
 """A volume under several clicks: what is settled stays, what is cancelled leaves nothing, order is none."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from medsa.prompts.prompt import Prompt
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter, Session
 from medsa.segmenter.session import State
+from medsa.segmenter.volumes import Following
 
 SHAPE = (32, 28, 7)
 
@@ -135,6 +137,18 @@ def test_a_click_beside_what_was_found_is_answered_with_it(segmenter, volume, mo
     after = ask(segmenter, volume, [FIRST, [*FIRST[:2], 5]], session=session)
     assert (after[:, :, 5] == before[:, :, 4]).all()
     assert not after[:, :, 6].any()
+
+
+@pytest.mark.parametrize(("side", "goes_on"), [(4, True), (8, True), (9, True), (20, False), (32, False)])
+def test_a_mask_that_leaps_is_an_end(monkeypatch, side, goes_on) -> None:
+    def square(of):
+        logits = torch.full((32, 32), -8.0)
+        logits[:of, :of] = 8
+        return State(logits.half(), 0.9)
+
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", lambda *_: square(side))
+    followed = Following(SimpleNamespace(bounds=None))._led(5, square(4))
+    assert (followed is not None) == goes_on
 
 
 def test_the_order_of_slices_does_not_matter(segmenter, volume) -> None:
