@@ -237,6 +237,23 @@ def test_a_record_of_another_evaluation_is_left_alone(data, tmp_path, capsys) ->
     assert record.read_text() == '{"wanted": "else"}\n'
 
 
+def test_labels_are_told_to_a_model_that_knows_them_unless_unnamed(data, tmp_path, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = adapt(build_sam("lite_medsam", image_size=64), "decoder_prompt")
+    model.trained_prompts = ("point", "box", "mask")
+    model.learn_names(["label 1"]).data.normal_()
+    monkeypatch.setattr("medsa.cli_segment.open_segmenter", lambda _args: Segmenter(model))
+    told, silent = [], []
+    for words, found in (((), told), (("--unnamed",), silent)):
+        out = tmp_path / f"{len(words)}.json"
+        assert run(data, out, "--prompts", "1,box", "--slices", "1", "--controls", "none", *words) == 0
+        figures = json.loads(out.read_text())
+        assert figures["protocol"]["named"] is not bool(words)
+        found += [(entry["label"], entry["prompts"]) for entry in figures["cases"]]
+    unlike = {one[0] for one, other in zip(told, silent, strict=True) if one != other}
+    assert unlike == {"label 1"}
+
+
 def test_volumes_are_asked_for_in_space_and_shown_on_a_page(data, tmp_path) -> None:
     out, html = tmp_path / "out.json", tmp_path / "out.html"
     words = ("--volumes", "--prompts", "1,2,box", "--labels", "2", "--deepest", "--html", str(html))

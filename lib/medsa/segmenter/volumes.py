@@ -2,9 +2,9 @@
 
 The slices that the first prompts lie on are anchors, answered as slices are; from them the object is
 followed: by a model that has learnt to, which is asked with the neighbour's mask, or else by memory; then the
-model is asked about each slice that was found so. Every further click corrects what was found, on its slice
-and around it, and settles its slice: nothing that is computed later changes a slice that the user has spoken
-about.
+model is asked about each slice that was found so, and where one that has learnt denies it the object has
+ended. Every further click corrects what was found, on its slice and around it, and settles its slice: nothing
+that is computed later changes a slice that the user has spoken about.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from medsa.prompts.annotator import first_click
 from medsa.segmenter.corrections import cell_of, correct
 from medsa.segmenter.memory import Known, carry_over, look_of, share_of, sureness
 from medsa.segmenter.propagate import follow_through, stop_if
@@ -258,10 +258,9 @@ class Following:
 
     def _inside(self, state: State) -> Point:
         """The deepest point (x, y) of a slice's mask, in model pixels: a click that is not contradicted."""
-        depth = ndimage.distance_transform_edt(np.pad(state.mask, 1))[1:-1, 1:-1]
-        row, column = np.unravel_index(depth.argmax(), depth.shape)
-        cell = self.request.frame.size / len(depth)
-        return float((column + 0.5) * cell - 0.5), float((row + 0.5) * cell - 0.5)
+        row, column = first_click(state.mask).index
+        cell = self.request.frame.size / len(state.mask)
+        return (column + 0.5) * cell - 0.5, (row + 0.5) * cell - 0.5
 
     def _continued(self, answer: Answer, k: int) -> Answer:
         """The answer when the object is on slice k too, where it had not been found: followed from there."""

@@ -10,10 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.adapters.conftest import small_sam
+from tests.unit.adapters.test_placement import randomise as taught
 
 from medsa.active.campaign import CAP, Campaign, Design, clicks, remembering
 from medsa.active.campaign_page import better_than_random, page, summed
 from medsa.active.curves import areas, compare, curve, holm, interval
+from medsa.adapters.inject import adapt
+from medsa.adapters.state import save_adapter
 from medsa.data.volume import Volume
 from medsa.errors import BadInputError
 from medsa.segmenter import Segmenter
@@ -104,6 +107,30 @@ def test_a_stopped_campaign_goes_on_and_comes_to_the_same(done, tmp_path, monkey
     assert again["hybrid"][1][1]["figures"] == runs["hybrid"][1][1]["figures"]
     with pytest.raises(BadInputError, match="other data or options"):
         Campaign(small_sam("vit"), CASES, replace(DESIGN, seeds=3), copy)
+
+
+def test_the_first_figure_is_that_of_the_version_it_begins_with(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("medsa.active.campaign.CAP", FEW)
+    sam = small_sam("vit")
+    save_adapter(taught(adapt(sam, "decoder_only")), tmp_path / "origin")
+    begun = [
+        Campaign(sam, CASES, replace(DESIGN, origin=origin), tmp_path / name).before()
+        for name, origin in (("base", None), ("version", tmp_path / "origin"))
+    ]
+    assert begun[0] != begun[1]
+
+
+def test_all_strategies_are_compared_on_one_seed_before_the_next(tmp_path, monkeypatch) -> None:
+    def nothing_learnt(_self, _name, _seed, _number, home, *_):
+        home.mkdir(exist_ok=True)
+        return {"picked": [], "adapter": ""}
+
+    monkeypatch.setattr("medsa.active.campaign.Campaign._round", nothing_learnt)
+    told = []
+    Campaign(small_sam("vit"), CASES, DESIGN, tmp_path / "out", told.append).run()
+    assert [line.partition(", round")[0] for line in told if "round 2" in line] == [
+        f"{name}, seed {seed}" for seed in range(2) for name in DESIGN.strategies
+    ]
 
 
 def test_a_held_out_study_without_an_object_does_not_count_as_a_failure(tmp_path) -> None:

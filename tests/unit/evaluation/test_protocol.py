@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.adapters.conftest import small_sam
 
+from medsa.adapters.inject import adapt
 from medsa.data.geometry import LPS_TO_RAS
 from medsa.data.volume import Volume
 from medsa.evaluation import protocol
@@ -58,6 +59,20 @@ def test_every_model_is_measured_on_the_same_objects(tables):
     assert [row.key for row in tables["one"]] == [row.key for row in tables["two"]]
     assert {row.label for row in tables["one"]} == {"liver", "spleen"}
     assert len(tables["one"]) == 3 * 2 * 2
+
+
+def test_who_has_learnt_the_labels_is_told_them_in_clicks_boxes_and_volumes():
+    named, others = adapt(small_sam("vit"), "decoder_prompt"), adapt(small_sam("vit"), "decoder_prompt")
+    for model, name in ((named, "liver"), (others, "kidney")):
+        model.trained_prompts = ("point", "box", "mask")
+        model.learn_names([name]).data.fill_(0.3)
+    rows = measure({"named": Segmenter(named), "others": Segmenter(others)}, CASES[:1], volumes=1)
+    told = set()
+    for one, other in zip(rows["named"], rows["others"], strict=True):
+        unlike = {name for name, value in one.values.items() if value != other.values[name]}
+        assert not unlike or one.label == "liver"
+        told |= unlike
+    assert told >= {"1 pt", "box", "volume"}
 
 
 def test_a_row_holds_clicks_their_mean_a_box_and_the_control(tables):
