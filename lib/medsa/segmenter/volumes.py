@@ -242,9 +242,10 @@ class Following:
         """Slice k, corrected in space, as the model sees it with its clicks; from there those beside it."""
         request = self.request
         clicks = replace(request.on_slice(k), box=None)
-        if not clicks.foreground:  # the model has learnt what lies beside an object from a click in it
-            clicks = replace(clicks, foreground=(self._inside(states[k]),))
-        here = mixed(states[k], self._shown(k, states[k], clicks), CORRECTED)
+        # the model has learnt what lies beside an object from a click in it
+        inside = clicks.foreground or (self._inside(states[k]),)
+        answer = self._shown(k, states[k], replace(clicks, foreground=inside))
+        here = mixed(states[k], answer, CORRECTED)
         kept = correct(here.logits.float(), request.encoded(k)[1].picture, clicks, request.frame)
         yield k, (here := self._bounded(replace(here, logits=kept.half())))
         for way in (1, -1):

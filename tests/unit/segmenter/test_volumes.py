@@ -139,6 +139,19 @@ def test_a_click_beside_what_was_found_is_answered_with_it(segmenter, volume, mo
     assert not after[:, :, 6].any()
 
 
+@pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
+def test_what_the_model_denies_after_a_click_beside_the_object_is_gone(segmenter, volume, monkeypatch) -> None:
+    def shown(_self, k, state, clicks=None):
+        asked = clicks is not None and clicks.background
+        return State(torch.full_like(state.logits, -8) if asked else state.logits, 0.9)
+
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", shown)
+    session = Session()
+    row, column = np.argwhere(ask(segmenter, volume, [FIRST], session=session)[:, :, 5])[0]
+    after = ask(segmenter, volume, [FIRST], [[int(row), int(column), 5]], session)
+    assert not after[:, :, 5].any()  # the click inside that the model was shown was nobody's
+
+
 @pytest.mark.parametrize(("side", "goes_on"), [(4, True), (8, True), (9, True), (20, False), (32, False)])
 def test_a_mask_that_leaps_is_an_end(monkeypatch, side, goes_on) -> None:
     def square(of):
