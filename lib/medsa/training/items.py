@@ -28,6 +28,8 @@ TRAIL = 5
 """Slices of a trail at most."""
 BEYOND = 2
 """Slices beyond an object's end that are looked at, to learn that it has ended."""
+REHEARSED = "drawn object"
+"""What an object is called that is only trained on so that less is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -291,8 +293,8 @@ def runs_of(held: NDArray[np.intp], slices: int, most: int | None, run: int, stu
 
 
 def labels_of(items: Iterable[Item]) -> tuple[str, ...]:
-    """The labels that occur, sorted."""
-    return tuple(sorted({item.label for item in items}))
+    """The labels that occur, sorted; what is only rehearsed is none."""
+    return tuple(sorted({item.label for item in items} - {REHEARSED}))
 
 
 def targets(items: Sequence[Item], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from medsa.data.volume import Volume
 from medsa.evaluation.forgetting import DrawnAbdomen
 from medsa.training.cases import Nameless
+from medsa.training.items import REHEARSED
 from medsa.training.pictures import as_volume
 from medsa.training.scenes import KINDS, draw_scene
 
 Read = tuple[Volume, NDArray[np.uint8], dict[int, str]]
 
 SEED = 7
-LABEL = "drawn object"
 
 
 def rehearsal(count: int) -> list[Nameless]:
@@ -35,9 +35,9 @@ def _scene(n: int) -> Read:
     for value, drawn in enumerate(scene.objects.values(), start=1):
         if not mask[drawn.T].any():  # a label map holds no object over another
             mask[drawn.T] = value
-    return volume, mask, {int(value): LABEL for value in np.unique(mask) if value}
+    return volume, mask, {int(value): REHEARSED for value in np.unique(mask) if value}
 
 
 def _abdomen(n: int) -> Read:
     volume, mask, names = DrawnAbdomen((160, 160, 4), 100 + n).read()
-    return volume, mask, dict.fromkeys(names, LABEL)
+    return volume, mask, dict.fromkeys(names, REHEARSED)

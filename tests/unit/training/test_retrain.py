@@ -250,6 +250,14 @@ def test_what_is_rehearsed_is_drawn_the_same_way_every_time():
         assert (mask == again.read()[1]).all()
 
 
+def test_what_is_rehearsed_is_no_label_of_the_version(sam, store):
+    policy = LENIENT.model_copy(update={"rehearsal": 2})
+    outcome = retrain(sam, STUDIES, store, plan(**QUICK, policy=policy))
+    card = store.get(outcome.version).card
+    assert {"drawn 0", "drawn 1"} < set(card.studies["training"])
+    assert card.labels == ("lesion",)
+
+
 def test_the_policy_that_ships_is_the_default():
     assert read_policy() == Policy(title=read_policy().title)
 
