@@ -73,7 +73,7 @@ def main() -> None:
         write_scores(book, list(store.described()), runtime)
         print(f"{count} pages written in {time.perf_counter() - started:.1f} s", flush=True)
         for name in STRATEGIES:
-            offers = Offers(store, runtime, Shelf(book), Leases(1800))
+            offers = Offers(store, runtime, Shelf(book), Leases(1800, Path(folder) / f"{name}.json"))
             times, busy = [], []
             for number in range(1 + ROUNDS):
                 started, worked = time.perf_counter(), time.thread_time()

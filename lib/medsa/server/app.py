@@ -130,8 +130,9 @@ class MedsaApp(MONAILabelApp):
         return {NAME: MedsaTrain(self.options)}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        self.shelf = Shelf(book_of(self.studies, self.options.backbone))
-        self.leases = Leases(60 * self.options.lease_minutes)
+        book = book_of(self.studies, self.options.backbone)
+        self.shelf = Shelf(book)
+        self.leases = Leases(60 * self.options.lease_minutes, book.path.with_suffix(".offers.json"))
         offers = Offers(self._datastore, self.runtime, self.shelf, self.leases)
         return {name: Offered(offers, chooser) for name, chooser in STRATEGIES.items()}
 

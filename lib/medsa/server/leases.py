@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from medsa.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 CLICKED = 300.0
 """Seconds for which a study that was clicked on counts as being worked on."""
@@ -19,16 +27,21 @@ class Free:
 
 
 class Leases:
-    """What was offered belongs to whom it was offered for so many seconds, or until it is labelled."""
+    """What was offered belongs to whom it was offered for so many seconds, or until it is labelled.
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds, self._clock = seconds, clock
-        self._offered: dict[str, tuple[str, float]] = {}
+    Offers are kept in the private file at `path`, made when something is offered, for the next server.
+    """
+
+    def __init__(self, seconds: float, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.seconds, self.path, self._clock = seconds, path, clock
+        self._offered = _read(path)
         self._clicked: dict[str, tuple[str, float]] = {}
+        self._writing = threading.Lock()
 
     def offer(self, image: str, who: str) -> None:
         """It is theirs now."""
         self._offered[image] = who, self._clock()
+        self._write()
 
     def clicked(self, image: str, who: str) -> None:
         """They are at work on it."""
@@ -36,8 +49,9 @@ class Leases:
 
     def end(self, image: str) -> None:
         """It has a label."""
-        self._offered.pop(image, None)
         self._clicked.pop(image, None)
+        if self._offered.pop(image, None):
+            self._write()
 
     def held(self) -> list[str]:
         """What is offered or worked on now."""
@@ -63,5 +77,23 @@ class Leases:
     def _forget(self) -> None:
         now = self._clock()
         for known, most in ((self._offered, self.seconds), (self._clicked, CLICKED)):
-            for image in [image for image, (_, since) in list(known.items()) if now - since > most]:
+            for image in [image for image, (_, since) in list(known.items()) if abs(now - since) > most]:
                 known.pop(image, None)
+
+    def _write(self) -> None:
+        self._forget()
+        with self._writing:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(self.path, json.dumps(self._offered.copy()).encode())
+
+
+def _read(path: Path) -> dict[str, tuple[str, float]]:
+    """What was offered, to whom and when; nothing, and a warning, where the file does not tell."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {str(image): (str(who), float(since)) for image, (who, since) in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        logger.warning(f"{path.name} cannot be read: what was offered before may be offered to others")
+        return {}

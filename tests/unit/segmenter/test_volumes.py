@@ -140,7 +140,7 @@ def test_a_click_beside_what_was_found_is_answered_with_it(segmenter, volume, mo
 
 
 @pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
-def test_what_the_model_denies_after_a_click_beside_the_object_is_gone(segmenter, volume, monkeypatch) -> None:
+def test_what_the_model_denies_after_a_click_beside_is_gone(segmenter, volume, monkeypatch) -> None:
     def shown(_self, k, state, clicks=None):
         asked = clicks is not None and clicks.background
         return State(torch.full_like(state.logits, -8) if asked else state.logits, 0.9)

@@ -77,8 +77,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def offers(store, runtime, shelf, clock) -> Offers:
-    return Offers(store, runtime, shelf, Leases(1800, clock))
+def offers(store, runtime, shelf, clock, tmp_path) -> Offers:
+    return Offers(store, runtime, shelf, Leases(1800, tmp_path / "offers.json", clock))
 
 
 def score(runtime: Runtime, shelf: Shelf, sure: dict[str, float]) -> None:
@@ -153,7 +153,7 @@ def test_of_five_thousand_studies_each_strategy_finds_one_without_reading_any(ru
     store.volume.side_effect = AssertionError("no image is read")
     shelf = Shelf(Book(tmp_path / "book.sqlite"))
     write_scores(shelf.book, list(store.described()), runtime)
-    offers = Offers(store, runtime, shelf, Leases(1800))
+    offers = Offers(store, runtime, shelf, Leases(1800, tmp_path / "offers.json"))
     given = [offers.next(name, {"modality": "CT"}, who) for name in STRATEGIES for who in ("ann", "bob")]
     assert [told["strategy"] for told in given] == [name for name in STRATEGIES for _ in range(2)]
     assert len({told["id"] for told in given}) == len(given)
