@@ -83,9 +83,7 @@ async def infer(
         return _response(request, app, model, output, volume, answer, click)
 
     response = await anyio.to_thread.run_sync(work, limiter=_LIMITER)
-    if cookie:
-        secure = request.url.scheme == "https"
-        response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=secure)
+    recognise(request, response, cookie)
     return response
 
 
@@ -166,6 +164,13 @@ def who(request: Request, user: auth.User, client_id: object, session_id: str = 
         fresh = secrets.token_hex(16)
         return f"{name}|{fresh}|{client}", fresh
     return f"{name}|{request.client.host if request.client else ''}|{client}", ""
+
+
+def recognise(request: Request, response: Response, cookie: str) -> None:
+    """Give a browser the new cookie that `who` found, if there is one."""
+    if cookie:
+        secure = request.url.scheme == "https"
+        response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=secure)
 
 
 def _response(
