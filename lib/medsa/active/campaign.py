@@ -56,6 +56,8 @@ LOOKED_AT = 3
 """Slices of a study that are looked at for its scores."""
 TEACHERS = 8
 """Labelled studies that auto-prompts go by."""
+BY_ITSELF = ("strategies", "seeds")
+"""What of a design says which runs there are, and not what a run is."""
 METRICS = ("1 pt", "3 pts", "noc85", "noc90")
 
 
@@ -151,9 +153,13 @@ class Campaign:
         return dict(json.loads(path.read_text("utf-8")))
 
     def _check(self) -> None:
-        """Write down what this campaign is, or see that the folder holds the same one."""
+        """Write down what this campaign is, or see that the folder holds the same one.
+
+        Strategies and seeds may be others: each of their runs stands by itself.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = json.dumps(json.loads(json.dumps(asdict(self.design), default=str)), indent=1)
+        common = {key: value for key, value in asdict(self.design).items() if key not in BY_ITSELF}
+        text = json.dumps(common, default=str, indent=1)
         cases = hashlib.sha256("\n".join(case.id for case in (*self.pool, *self.held_out)).encode())
         head = f"{text}\n{cases.hexdigest()} {self.sam.digest}\n"
         path = self.folder / "design"

@@ -106,7 +106,20 @@ def test_a_stopped_campaign_goes_on_and_comes_to_the_same(done, tmp_path, monkey
     assert again["hybrid"][1][1]["picked"] == runs["hybrid"][1][1]["picked"]
     assert again["hybrid"][1][1]["figures"] == runs["hybrid"][1][1]["figures"]
     with pytest.raises(BadInputError, match="other data or options"):
-        Campaign(small_sam("vit"), CASES, replace(DESIGN, seeds=3), copy)
+        Campaign(small_sam("vit"), CASES, replace(DESIGN, batch=2), copy)
+
+
+def test_other_strategies_and_fewer_seeds_are_the_same_campaign(done, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("medsa.active.campaign.CAP", FEW)
+    folder, _, runs, _ = done
+    copy = tmp_path / "out"
+    shutil.copytree(folder, copy)
+    told = []
+    design = replace(DESIGN, strategies=("random", "first"), seeds=1)
+    again = Campaign(small_sam("vit"), CASES, design, copy, told.append).run()
+    assert told == ["first, seed 0, round 2 of 2"]
+    assert again["random"] == runs["random"][:1]
+    assert again["first"][0][0] == runs["random"][0][0]
 
 
 def test_the_first_figure_is_that_of_the_version_it_begins_with(tmp_path, monkeypatch) -> None:
