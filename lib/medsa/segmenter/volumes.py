@@ -47,6 +47,8 @@ LEAP = 0.2
 """Dice of the masks of two neighbouring slices, below which the model has gone over to something else."""
 BESIDE = 2
 """Slices from what was found to a click, at most, for the model to be shown what was found with the click."""
+GROWN = 2.0
+"""Beyond a click there an object tapers: what is more than so many times the slice before is another one."""
 MOST = 8.0
 """Logits are cut to plus and minus this where two answers are mixed."""
 NOTHING = SlicePrompt()
@@ -179,8 +181,13 @@ class Following:
         return state if seen and state.agreement(neighbour) >= LEAP else None
 
     def _shown(self, k: int, state: State, clicks: SlicePrompt = NOTHING) -> State:
-        """The model's answer on slice k to the mask of `state` and clicks."""
+        """The model's answer on slice k to the mask of `state` and clicks.
+
+        It has learnt what lies beside an object from a click in it: where nobody made one, it is shown one.
+        """
         request = self.request
+        if clicks.background and not clicks.foreground and state.mask.any():
+            clicks = replace(clicks, foreground=(self._inside(state),))
         encoded, frame = request.encoded(k)[1], request.frame
         shown = replace(state, logits=frame.unpadded(state.logits))
         with request.decoding():
@@ -206,11 +213,13 @@ class Following:
             return self._continued(answer, k) if self.request.on_slice(k).foreground else answer
         states = dict(answer.states)
         side = states[k].logits.shape[-1]
-        for spot in self._spots(side):
-            if spot.k == k and spot.at not in said.foreground + said.background:
-                states |= self._moved(states, spot, answer.settled - {k}, side)
+        then = said.foreground + said.background
+        spots = [spot for spot in self._spots(side) if spot.k == k and spot.at not in then]
+        for spot in spots:
+            states |= self._moved(states, spot, answer.settled - {k}, side)
         if self.learnt and self.request.start is None and states[k].mask.any():
-            states |= dict(self._refined(states, k, answer.settled))
+            turned = {m: self._turning(spots, answer.states[m], states[m]) for m in answer.states}
+            states |= dict(self._refined(states, k, answer.settled, turned))
         return replace(answer, states=dict(sorted(states.items())), settled=answer.settled | {k})
 
     def _moved(
@@ -236,16 +245,30 @@ class Following:
             if low <= m <= high
         }
 
+    def _turning(self, spots: Iterable[Spot], before: State, after: State) -> SlicePrompt:
+        """Those of the clicks on another slice that turned their place on this one, too."""
+        side = len(after.mask)
+        points: dict[bool, list[Point]] = {True: [], False: []}
+        for spot in spots:
+            place = spot.row, spot.column
+            if before.mask[place] != spot.positive and after.mask[place] == spot.positive:
+                points[spot.positive].append(self._centre(*place, side))
+        return SlicePrompt(tuple(points[True]), tuple(points[False]))
+
     def _refined(
-        self, states: Mapping[int, State], k: int, settled: Collection[int]
+        self,
+        states: Mapping[int, State],
+        k: int,
+        settled: Collection[int],
+        turned: Mapping[int, SlicePrompt],
     ) -> Iterator[tuple[int, State]]:
-        """Slice k, corrected in space, as the model sees it with its clicks; from there those beside it."""
+        """Slice k, corrected in space, as the model sees it with its clicks; from there those beside it.
+
+        `turned` are the clicks that speak on those as well.
+        """
         request = self.request
         clicks = replace(request.on_slice(k), box=None)
-        # the model has learnt what lies beside an object from a click in it
-        inside = clicks.foreground or (self._inside(states[k]),)
-        answer = self._shown(k, states[k], replace(clicks, foreground=inside))
-        here = mixed(states[k], answer, CORRECTED)
+        here = mixed(states[k], self._shown(k, states[k], clicks), CORRECTED)
         kept = correct(here.logits.float(), request.encoded(k)[1].picture, clicks, request.frame)
         yield k, (here := self._bounded(replace(here, logits=kept.half())))
         for way in (1, -1):
@@ -254,13 +277,17 @@ class Following:
                 stop_if(self.cancelled)
                 if (at := k + far * way) not in states or at in settled:
                     break
-                part = CORRECTED * (1 - far / (AROUND + 1))
-                yield at, (beside := self._bounded(mixed(states[at], self._shown(at, beside), part)))
+                clicks = turned.get(at, NOTHING)
+                part = CORRECTED * (1 - far / (AROUND + 1) if clicks == NOTHING else 1)
+                yield at, (beside := self._bounded(mixed(states[at], self._shown(at, beside, clicks), part)))
 
     def _inside(self, state: State) -> Point:
         """The deepest point (x, y) of a slice's mask, in model pixels: a click that is not contradicted."""
-        row, column = first_click(state.mask).index
-        cell = self.request.frame.size / len(state.mask)
+        return self._centre(*first_click(state.mask).index, len(state.mask))
+
+    def _centre(self, row: int, column: int, side: int) -> Point:
+        """The middle (x, y) of a cell of a mask of `side`, in model pixels."""
+        cell = self.request.frame.size / side
         return (column + 0.5) * cell - 0.5, (row + 0.5) * cell - 0.5
 
     def _continued(self, answer: Answer, k: int) -> Answer:
@@ -272,9 +299,10 @@ class Following:
         if self.learnt and near is not None and abs(near - k) <= BESIDE and answer.states[near].mask.any():
             clicks = replace(self.request.on_slice(k), box=None)
             begun = self._bounded(self._shown(k, answer.states[near], clicks))
+            found = tapering(self._followed({k: begun}, (low, high)), k, 1 if k > near else -1)
         else:
-            begun = self._asked(k)
-        states = {**answer.states, **self._followed({k: begun}, (low, high))}
+            found = self._followed({k: self._asked(k)}, (low, high))
+        states = {**answer.states, **found}
         return replace(answer, states=dict(sorted(states.items())), settled=answer.settled | {k})
 
     def _spots(self, side: int) -> list[Spot]:
@@ -320,6 +348,14 @@ def mixed(one: State, other: State, part: float) -> State:
     logits = (1 - part) * here + part * there
     score = (1 - part) * one.score + part * other.score
     return State(logits.half(), score * one.agreement(other))
+
+
+def tapering(states: Mapping[int, State], k: int, way: int) -> dict[int, State]:
+    """`states` without those that lie from slice k in the direction `way` (1 or -1) beyond a leap in size."""
+    at = k
+    while at + way in states and states[at + way].mask.sum() <= GROWN * states[at].mask.sum():
+        at += way
+    return {m: state for m, state in states.items() if (m - at) * way <= 0}
 
 
 def fresh_slices(now: SlicePrompt, said: SlicePrompt) -> set[int]:

@@ -152,6 +152,51 @@ def test_what_the_model_denies_after_a_click_beside_is_gone(segmenter, volume, m
     assert not after[:, :, 5].any()  # the click inside that the model was shown was nobody's
 
 
+@pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
+@pytest.mark.parametrize(("side", "slices"), [(5, [5, 6]), (8, [5])])
+def test_beyond_a_click_at_its_end_an_object_does_not_swell(
+    segmenter, volume, monkeypatch, side, slices
+) -> None:
+    clicked = False
+
+    def shown(_self, k, state, clicks=None):
+        nonlocal clicked
+        clicked |= clicks is not None and bool(clicks.foreground)
+        logits = torch.full_like(state.logits, -8)
+        logits[: 4 if k < 6 else side, : 4 if k < 6 else side] = 8
+        return State(logits, 0.9 if k < 5 or clicked else 0.1)
+
+    monkeypatch.setattr("medsa.segmenter.volumes.GOES_ON", 0.4)
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", shown)
+    session = Session()
+    corner = [1, 1]
+    assert not ask(segmenter, volume, [[*corner, 3]], session=session)[:, :, 5:].any()
+    after = ask(segmenter, volume, [[*corner, 3], [*corner, 5]], session=session)
+    assert [k for k in (5, 6) if after[:, :, k].any()] == slices
+
+
+@pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
+def test_a_click_that_turns_its_place_on_the_slice_beside_is_told_there(
+    segmenter, volume, monkeypatch
+) -> None:
+    asked = {}
+
+    def shown(_self, k, state, clicks=None):
+        asked[k] = clicks
+        return state
+
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", shown)
+    session = Session()
+    before = ask(segmenter, volume, [FIRST], session=session)
+    rows, columns = np.nonzero(before[:, :, 4] & before[:, :, 5] & before[:, :, 6])
+    place = [int(rows[len(rows) // 2]), int(columns[len(rows) // 2])]
+    asked.clear()
+    after = ask(segmenter, volume, [FIRST], [[*place, 5]], session)
+    assert not after[*place, 4]
+    (told,) = asked[4].background
+    assert np.abs(np.subtract(told, asked[5].background[0])).max() < 64 / 16
+
+
 @pytest.mark.parametrize(("side", "goes_on"), [(4, True), (8, True), (9, True), (20, False), (32, False)])
 def test_a_mask_that_leaps_is_an_end(monkeypatch, side, goes_on) -> None:
     def square(of):
