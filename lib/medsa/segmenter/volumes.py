@@ -283,7 +283,8 @@ class Following:
 
     def _inside(self, state: State) -> Point:
         """The deepest point (x, y) of a slice's mask, in model pixels: a click that is not contradicted."""
-        return self._centre(*first_click(state.mask).index, len(state.mask))
+        row, column = first_click(state.mask).index
+        return self._centre(row, column, len(state.mask))
 
     def _centre(self, row: int, column: int, side: int) -> Point:
         """The middle (x, y) of a cell of a mask of `side`, in model pixels."""
