@@ -2,7 +2,7 @@
 
 Everything is timed from the client: whole HTTP round trips of what OHIF sends. SAM 2 is MONAI Label's own
 task, called in this process, without HTTP and without DICOM, on hiera-tiny with random weights. The two take
-turns in one run. `python benchmarks/speed.py [--rounds N] [--without-sam2]`
+turns in one run. `python benchmarks/speed.py [--rounds N] [--without-sam2] [--adapters DIR]`
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns each side takes (default 15)")
     parser.add_argument("--without-sam2", action="store_true", help="leave the comparison out")
     parser.add_argument("--organ", default="liver", help="what is followed through a volume (liver)")
+    parser.add_argument("--adapters", metavar="DIR", help="a version to serve instead of the starter")
     args = parser.parse_args()
+    conf = {"ahead": "0", **({"adapters": args.adapters} if args.adapters else {})}
     with tempfile.TemporaryDirectory(prefix="medsa-bench-") as name:
         folder = Path(name)
         describe_machine()
@@ -56,7 +58,7 @@ def main() -> None:
                 stow(orthanc.dicomweb_url, study.datasets)
             with (
                 Server(  # nothing is encoded ahead: slices are to be cold
-                    orthanc.dicomweb_url, folder / "server.log", conf={"ahead": "0"}, environment=environment
+                    orthanc.dicomweb_url, folder / "server.log", conf=conf, environment=environment
                 ) as server,
                 httpx.Client(base_url=server.url, timeout=TIMEOUT, trust_env=False) as client,
             ):
