@@ -78,6 +78,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--raw", action="store_true", help="the model by itself: what it is not taught does not help it"
     )
     what.add_argument(
+        "--afresh", action="store_true", help="with --raw: further clicks without the mask before them"
+    )
+    what.add_argument(
         "--unnamed", action="store_true", help="labels are not told to an adapter that has learnt them"
     )
     control = evaluate.add_argument_group("controls")
@@ -107,6 +110,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise BadInputError("--tolerance must be a distance in mm, 0 or more")
     if args.raw and args.volumes:
         raise BadInputError("--raw asks about slices: a model by itself knows no volumes")
+    if args.afresh and not args.raw:
+        raise BadInputError("--afresh goes with --raw: the runtime itself refines the mask before")
     check_window(args.window or "auto")
     check_output(args.json, (".json",))
     if args.html:
@@ -125,7 +130,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     cases, window = cases[:: args.every], args.window or window
     asked = [name for name in args.labels.split(",") if name]
     labels = named(cases, asked) if asked else {}
-    protocol = replace(protocol, raw=args.raw, anywhere=args.anywhere, background="background" in controls)
+    protocol = replace(protocol, raw=args.raw, afresh=args.afresh, anywhere=args.anywhere)
+    protocol = replace(protocol, background="background" in controls)
     slices = None if args.volumes else args.slices
     wanted = Wanted(protocol, {}, args.seeds, slices, labels, window, not args.unnamed)
     unasked = _takes_no_prompts(args)
@@ -153,6 +159,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             "tolerance": args.tolerance,
             "cases": len(cases),
             "raw": args.raw,
+            "afresh": args.afresh,
             "named": not args.unnamed,
             "window": window,
         },

@@ -37,7 +37,8 @@ class Protocol:
     `tolerance` in mm is that of the surface Dice; `deepest`: the first click is at the deepest point, else
     anywhere in the object. `anywhere`: further clicks are anywhere in the largest wrong region, else at its
     deepest point. `background`: a click far away from the object is asked, too. `raw`: the model is
-    asked by itself, without what the runtime makes of prompts and answers.
+    asked by itself, without what the runtime makes of prompts and answers. `afresh`: with further clicks it
+    is not shown its mask before them.
     """
 
     clicks: tuple[int, ...] = (1, 3, 10)
@@ -48,6 +49,7 @@ class Protocol:
     anywhere: bool = False
     background: bool = False
     raw: bool = False
+    afresh: bool = False
 
     @classmethod
     def of(cls, text: str, *, deepest: bool = False, tolerance: float = 2.0) -> Protocol:
@@ -161,7 +163,7 @@ def _clicks(target: Target, protocol: Protocol, seed: Sequence[int], found: Answ
     further = np.random.default_rng([*seed, 3]) if protocol.anywhere else None
     click: Click | None = _first(target, rng)
     points: dict[bool, list[tuple[int, ...]]] = {True: [], False: []}
-    session, curve = Session(), list[float]()
+    session, curve = None if protocol.afresh else Session(), list[float]()
     reply = Reply(np.zeros_like(target.truth), 0.0)
     for count in range(1, CAP[target.truth.ndim] + 1):
         if click is not None:

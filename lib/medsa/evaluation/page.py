@@ -28,7 +28,9 @@ def page(figures: Mapping[str, Any]) -> str:
     model, protocol = figures["model"], figures["protocol"]
     what = "volumes" if protocol["slices"] is None else f"{protocol['slices']} slices of each label and case"
     said = {
-        "backbone": model["backbone"] + (", by itself" if protocol.get("raw") else ""),
+        "backbone": model["backbone"]
+        + (", by itself" if protocol.get("raw") else "")
+        + (", not shown its masks" if protocol.get("afresh") else ""),
         "adapter": model["adapter"] or "none",
         "asked": f"{protocol['prompts']} on {what}, {protocol['cases']} cases, seeds: {protocol['seeds']}",
         "first click": "at the deepest point" if protocol["deepest"] else "anywhere in the object",

@@ -92,6 +92,24 @@ def test_clicks_are_deep_or_anywhere_in_what_is_wrong() -> None:
         assert all(target.truth[int(i), int(j)] for i, j in clicked)
 
 
+def test_afresh_the_model_is_not_shown_its_mask(monkeypatch) -> None:
+    segmenter = Segmenter(small_sam("vit"))
+    shown = []
+    decode = segmenter.sam.decode
+
+    def seen(embedding, **asked):
+        shown.append(asked["masks"] is not None)
+        return decode(embedding, **asked)
+
+    monkeypatch.setattr(segmenter.sam, "decode", seen)
+    for afresh in (False, True):
+        shown.clear()
+        protocol = Protocol(clicks=(1, 3), boxes=(), noc=False, raw=True, afresh=afresh)
+        hold(dialogues(targets()[0], protocol, [5], Answers()), lambda asks: together(segmenter, asks))
+        assert any(shown) != afresh
+        assert len(shown) > 2
+
+
 def test_each_slice_is_encoded_once_and_asked_about_in_few_calls(monkeypatch) -> None:
     segmenter = Segmenter(small_sam("vit"))
     sizes = {"encode": [], "decode": []}
