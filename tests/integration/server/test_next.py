@@ -117,6 +117,23 @@ def test_label_save_next_by_two_annotators_until_nothing_is_left(site, tmp_path)
     assert all(0 <= point["dice"] <= 1 and point["source"] == "computed" for point in curve)
 
 
+def test_a_browser_that_asks_before_any_click_is_one_annotator_also_after_a_restart(start, tmp_path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    write_image(folder / "only.nii.gz", volume_from_datasets(abdomen((48, 48, 4), seed=1).datasets))
+    browser = {"sec-fetch-mode": "cors", "sec-fetch-site": "same-origin"}
+    server = start(folder)
+    with httpx.Client(base_url=server.url, timeout=PATIENCE, trust_env=False, headers=browser) as ann:
+        assert [ask(ann, "first", "").get("id") for _ in range(2)] == ["only", "only"]
+        cookies = ann.cookies
+    server.stop()
+    with httpx.Client(base_url=start(folder).url, timeout=PATIENCE, trust_env=False) as client:
+        assert "other annotators" in ask(client, "first", "bob")["why"]
+        client.headers.update(browser)
+        client.cookies.update(cookies)
+        assert ask(client, "first", "")["id"] == "only"
+
+
 def test_scoring_goes_on_where_a_killed_server_was(start, tmp_path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

@@ -60,13 +60,6 @@ def test_two_browsers_on_one_machine_are_two_users(folder_server):
         assert undone.content == first.content
 
 
-def test_a_browser_that_asks_for_the_next_study_before_any_click_is_known_from_then_on(folder_server):
-    with user(folder_server, **BROWSER) as ann:
-        offered = [ann.post("/activelearning/first", json={}).json().get("id") for _ in range(2)]
-        assert offered == ["drawn", "drawn"]
-        assert "set-cookie" not in click(ann, [CENTRE]).headers
-
-
 def test_info_and_other_images_do_not_wait_for_a_click(folder_server):
     """While a volume is computed, /info/ is answered many times; how fast is for the benchmarks."""
     done = threading.Event()
