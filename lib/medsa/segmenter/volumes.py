@@ -47,8 +47,8 @@ LEAP = 0.2
 """Dice of the masks of two neighbouring slices, below which the model has gone over to something else."""
 BESIDE = 2
 """Slices from what was found to a click, at most, for the model to be shown what was found with the click."""
-GROWN = 2.0
-"""Beyond a click there an object tapers: what is more than so many times the slice before is another one."""
+WAIST, GROWN = 0.1, 1.5
+"""Where less than this part of its largest slice is left it has ended: what grows so much is another."""
 MOST = 8.0
 """Logits are cut to plus and minus this where two answers are mixed."""
 NOTHING = SlicePrompt()
@@ -110,7 +110,11 @@ class Following:
         )
         again = self._looked_again if self.learnt else self._asked_again
         states = {k: state if k in anchors else again(k, state) for k, state in states.items()}
-        return self._sure(states, anchors) if self.learnt else states
+        if self.learnt:
+            states = self._sure(states, anchors)
+            for k, way in ((min(anchors), -1), (max(anchors), 1)):
+                states = tapering(states, k, way)
+        return states
 
     def _sure(self, states: Mapping[int, State], anchors: Collection[int]) -> dict[int, State]:
         """`states` as far as the second look goes on: beyond a slice that it denies, another object began.
@@ -279,7 +283,10 @@ class Following:
                     break
                 clicks = turned.get(at, NOTHING)
                 part = CORRECTED * (1 - far / (AROUND + 1) if clicks == NOTHING else 1)
-                yield at, (beside := self._bounded(mixed(states[at], self._shown(at, beside, clicks), part)))
+                answer = self._shown(at, beside, clicks)
+                if answer.agreement(states[at]) < ALIKE:
+                    break
+                yield at, (beside := self._bounded(mixed(states[at], answer, part)))
 
     def _inside(self, state: State) -> Point:
         """The deepest point (x, y) of a slice's mask, in model pixels: a click that is not contradicted."""
@@ -300,7 +307,7 @@ class Following:
         if self.learnt and near is not None and abs(near - k) <= BESIDE and answer.states[near].mask.any():
             clicks = replace(self.request.on_slice(k), box=None)
             begun = self._bounded(self._shown(k, answer.states[near], clicks))
-            found = tapering(self._followed({k: begun}, (low, high)), k, 1 if k > near else -1)
+            found = tapering(self._followed({k: begun}, (low, high)), k, 1 if k > near else -1, np.inf)
         else:
             found = self._followed({k: self._asked(k)}, (low, high))
         states = {**answer.states, **found}
@@ -351,12 +358,20 @@ def mixed(one: State, other: State, part: float) -> State:
     return State(logits.half(), score * one.agreement(other))
 
 
-def tapering(states: Mapping[int, State], k: int, way: int) -> dict[int, State]:
-    """`states` without those that lie from slice k in the direction `way` (1 or -1) beyond a leap in size."""
-    at = k
-    while at + way in states and states[at + way].mask.sum() <= GROWN * states[at].mask.sum():
-        at += way
-    return {m: state for m, state in states.items() if (m - at) * way <= 0}
+def tapering(states: Mapping[int, State], k: int, way: int, most: float = 0) -> dict[int, State]:
+    """`states` without those beyond the end: seen from slice k in the direction `way` (1 or -1).
+
+    There nearly nothing is left of the largest slice, at least of area `most`, and then it grows again.
+    """
+    at, end, least = k, k, np.inf
+    while at in states:
+        area = int(states[at].mask.sum())
+        if least <= WAIST * most and area > GROWN * least:
+            return {m: state for m, state in states.items() if (m - end) * way <= 0}
+        if area <= least or area > most:
+            end, least = at, area
+        most, at = max(most, area), at + way
+    return dict(states)
 
 
 def fresh_slices(now: SlicePrompt, said: SlicePrompt) -> set[int]:

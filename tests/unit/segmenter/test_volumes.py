@@ -15,7 +15,7 @@ from medsa.prompts.prompt import Prompt
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter, Session
 from medsa.segmenter.session import State
-from medsa.segmenter.volumes import Following
+from medsa.segmenter.volumes import Following, tapering
 
 SHAPE = (32, 28, 7)
 
@@ -153,7 +153,7 @@ def test_what_the_model_denies_after_a_click_beside_is_gone(segmenter, volume, m
 
 
 @pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
-@pytest.mark.parametrize(("side", "slices"), [(5, [5, 6]), (8, [5])])
+@pytest.mark.parametrize(("side", "slices"), [(4, [5, 6]), (8, [5])])
 def test_beyond_a_click_at_its_end_an_object_does_not_swell(
     segmenter, volume, monkeypatch, side, slices
 ) -> None:
@@ -195,6 +195,48 @@ def test_a_click_that_turns_its_place_on_the_slice_beside_is_told_there(
     assert not after[*place, 4]
     (told,) = asked[4].background
     assert np.abs(np.subtract(told, asked[5].background[0])).max() < 64 / 16
+
+
+@pytest.mark.parametrize(
+    ("areas", "most", "kept"),
+    [
+        ((20, 16, 5, 2, 6, 12), 0, 4),  # nearly gone, then another object
+        ((20, 16, 9, 7, 14, 15), 0, 6),  # a narrow part of the same one
+        ((3, 16, 20, 5, 4, 3), 0, 6),  # an end
+        ((20, 16, 0, 12), 0, 3),
+        ((4, 4, 3), np.inf, 3),  # at its end already
+        ((4, 6, 8), np.inf, 1),
+    ],
+)
+@pytest.mark.parametrize("way", [1, -1])
+def test_where_nearly_nothing_is_left_an_object_has_ended(areas, most, kept, way) -> None:
+    def square(side):
+        logits = torch.full((32, 32), -8.0)
+        logits[:side, :side] = 8
+        return State(logits.half(), 0.9)
+
+    states = {50 - way: square(9)} | {50 + n * way: square(side) for n, side in enumerate(areas)}
+    found = tapering(states, 50, way, most)
+    assert set(found) == {50 - way} | {50 + n * way for n in range(kept)}
+
+
+@pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
+def test_beside_a_correction_a_model_that_means_something_else_is_not_believed(
+    segmenter, volume, monkeypatch
+) -> None:
+    def corrected(around):
+        def shown(_self, k, state, clicks=None):
+            return State(-state.logits, 0.9) if asked and k != 5 else state
+
+        asked, session = False, Session()
+        monkeypatch.setattr("medsa.segmenter.volumes.AROUND", around)
+        monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", shown)
+        before = ask(segmenter, volume, [FIRST], session=session)
+        row, column = np.argwhere(before[:, :, 5])[0]
+        asked = True
+        return ask(segmenter, volume, [FIRST], [[int(row), int(column), 5]], session)
+
+    assert (corrected(4) == corrected(0)).all()
 
 
 @pytest.mark.parametrize(("side", "goes_on"), [(4, True), (8, True), (9, True), (20, False), (32, False)])
