@@ -303,10 +303,18 @@ class Following:
         low, high = self._bounds([k])
         low = max([low, *(m + 1 for m in answer.states if m < k)])
         high = min([high, *(m - 1 for m in answer.states if m > k)])
-        near = min(answer.states, key=lambda m: abs(m - k), default=None)
-        if self.learnt and near is not None and abs(near - k) <= BESIDE and answer.states[near].mask.any():
-            clicks = replace(self.request.on_slice(k), box=None)
-            begun = self._bounded(self._shown(k, answer.states[near], clicks))
+        holding = (m for m, state in answer.states.items() if state.mask.any())
+        near = min(holding, key=lambda m: abs(m - k), default=None)
+        if self.learnt and near is not None and abs(near - k) <= BESIDE:
+            clicks, beside = replace(self.request.on_slice(k), box=None), answer.states[near]
+            begun = self._shown(k, beside, clicks)
+            if (
+                begun.mask.sum() > GROWN * beside.mask.sum()
+            ):  # another object: what is beside it, and the click
+                picture = self.request.encoded(k)[1].picture
+                kept = correct(beside.logits.float(), picture, clicks, self.request.frame)
+                begun = replace(beside, logits=kept.half())
+            begun = self._bounded(begun)
             found = tapering(self._followed({k: begun}, (low, high)), k, 1 if k > near else -1, np.inf)
         else:
             found = self._followed({k: self._asked(k)}, (low, high))

@@ -140,6 +140,50 @@ def test_a_click_beside_what_was_found_is_answered_with_it(segmenter, volume, mo
 
 
 @pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
+def test_a_click_beyond_a_slice_on_which_nothing_is_left_is_answered_with_what_was_found(
+    segmenter, volume, monkeypatch
+) -> None:
+    looks: dict[int, int] = {}
+
+    def shown(_self, k, state, clicks=None):
+        looks[k] = looks.get(k, 0) + 1
+        logits = torch.full_like(state.logits, -8) if k == 5 and looks[k] == 2 else state.logits
+        return State(logits, 0.9 if k < 6 or (clicks is not None and clicks.foreground) else 0.1)
+
+    monkeypatch.setattr("medsa.segmenter.volumes.GOES_ON", 0.4)
+    monkeypatch.setattr("medsa.segmenter.volumes.LOOKED_AGAIN", 1)
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._shown", shown)
+    monkeypatch.setattr("medsa.segmenter.volumes.mixed", lambda one, other, part: other if part == 1 else one)
+    session = Session()
+    before = ask(segmenter, volume, [FIRST], session=session)
+    assert not before[:, :, 5:].any()
+    after = ask(segmenter, volume, [FIRST, [*FIRST[:2], 6]], session=session)
+    assert (after[:, :, 6] == before[:, :, 4]).all()
+
+
+@pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
+def test_a_click_beside_what_was_found_is_not_answered_with_something_much_larger(
+    segmenter, volume, monkeypatch
+) -> None:
+    def square(k, clicks=None):
+        logits = torch.full((16, 16), -8.0)
+        logits[: 6 if clicks is None else 16, :6] = 8
+        return State(logits.half(), 0.9 if k < 5 else 0.1)
+
+    monkeypatch.setattr("medsa.segmenter.volumes.GOES_ON", 0.4)
+    monkeypatch.setattr("medsa.segmenter.volumes.Following._asked", lambda _self, k: square(k))
+    monkeypatch.setattr(
+        "medsa.segmenter.volumes.Following._shown", lambda _self, k, _, *more: square(k, *more)
+    )
+    session, inside = Session(), (28, 24)  # in the square, the way round a volume is looked at
+    before = ask(segmenter, volume, [[*inside, 3]], session=session)
+    assert before[:, :, 4].any()
+    assert not before[:, :, 5:].any()
+    after = ask(segmenter, volume, [[*inside, 3], [*inside, 5]], session=session)
+    assert (after[:, :, 5] == before[:, :, 4]).all()
+
+
+@pytest.mark.parametrize("segmenter", ["learnt"], indirect=True)
 def test_what_the_model_denies_after_a_click_beside_is_gone(segmenter, volume, monkeypatch) -> None:
     def shown(_self, k, state, clicks=None):
         asked = clicks is not None and clicks.background
