@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsa.active.book import hashed
 from medsa.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class Free:
 class Leases:
     """What was offered belongs to whom it was offered for so many seconds, or until it is labelled.
 
-    Offers are kept in the private file at `path`, made when something is offered, for the next server.
+    Offers are kept in the private file at `path`, made when something is offered, for the next server; to
+    whom, as a hash, since that may hold a browser's cookie.
     """
 
     def __init__(self, seconds: float, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -40,7 +42,7 @@ class Leases:
 
     def offer(self, image: str, who: str) -> None:
         """It is theirs now."""
-        self._offered[image] = who, self._clock()
+        self._offered[image] = hashed(who), self._clock()
         self._write()
 
     def clicked(self, image: str, who: str) -> None:
@@ -64,7 +66,7 @@ class Leases:
         Never what was offered to somebody else.
         """
         self._forget()
-        mine = [image for image in images if self._offered.get(image, (who,))[0] == who]
+        mine = [image for image in images if self._offered.get(image, (hashed(who),))[0] == hashed(who)]
         new = [image for image in mine if image not in self._offered]
         quiet = [image for image in new if image not in self._clicked]
         if quiet:

@@ -32,6 +32,7 @@ def test_what_was_offered_stays_offered_when_the_server_starts_anew(path) -> Non
     assert list(again.free("ac", "ann").images) == ["a"]
     clock.now = 1801
     assert Leases(1800, path, clock).held() == ["c"]
+    assert b"ann" not in path.read_bytes()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
