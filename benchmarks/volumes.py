@@ -5,8 +5,8 @@ folder holding `images/` and `labels/` with files of the same stem, of which `--
 training held out. Each label is asked for by itself: one click at the deepest point of its middle slice; five
 corrective clicks after it, each at the deepest point of the largest wrong region of the volume; one tight box
 in space. Beside it what every slice for itself gives, with a box or a click on each, and what a U-Net finds
-unasked. A model that has learnt the labels' names is told
-them, unless `--unnamed`. Dice is on the image's own grid; slices are the prompts that a method needs.
+unasked. A model that has learnt the labels' names is told them, unless `--unnamed`. Dice is on the image's
+own grid; slices are the prompts that a method needs.
 """
 
 from __future__ import annotations

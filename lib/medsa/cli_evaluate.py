@@ -130,8 +130,13 @@ def _evaluate(args: argparse.Namespace) -> None:
     cases, window = cases[:: args.every], args.window or window
     asked = [name for name in args.labels.split(",") if name]
     labels = named(cases, asked) if asked else {}
-    protocol = replace(protocol, raw=args.raw, afresh=args.afresh, anywhere=args.anywhere)
-    protocol = replace(protocol, background="background" in controls)
+    protocol = replace(
+        protocol,
+        raw=args.raw,
+        afresh=args.afresh,
+        anywhere=args.anywhere,
+        background="background" in controls,
+    )
     slices = None if args.volumes else args.slices
     wanted = Wanted(protocol, {}, args.seeds, slices, labels, window, not args.unnamed)
     unasked = _takes_no_prompts(args)

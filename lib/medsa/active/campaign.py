@@ -153,10 +153,7 @@ class Campaign:
         return dict(json.loads(path.read_text("utf-8")))
 
     def _check(self) -> None:
-        """Write down what this campaign is, or see that the folder holds the same one.
-
-        Strategies and seeds may be others: each of their runs stands by itself.
-        """
+        """Write down what this campaign is, or see that the folder holds the same one."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         common = {key: value for key, value in asdict(self.design).items() if key not in BY_ITSELF}
         text = json.dumps(common, default=str, indent=1)

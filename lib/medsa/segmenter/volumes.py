@@ -308,9 +308,7 @@ class Following:
         if self.learnt and near is not None and abs(near - k) <= BESIDE:
             clicks, beside = replace(self.request.on_slice(k), box=None), answer.states[near]
             begun = self._shown(k, beside, clicks)
-            if (
-                begun.mask.sum() > GROWN * beside.mask.sum()
-            ):  # another object: what is beside it, and the click
+            if begun.mask.sum() > GROWN * beside.mask.sum():  # it means another object
                 picture = self.request.encoded(k)[1].picture
                 kept = correct(beside.logits.float(), picture, clicks, self.request.frame)
                 begun = replace(beside, logits=kept.half())
