@@ -62,6 +62,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     model = campaign.add_argument_group("model and training")
     model.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     model.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
+    model.add_argument("--image-size", type=int, metavar="S", help="pixels a side that it sees (its own)")
     model.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     model.add_argument(
         "--method",
@@ -70,7 +71,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="what is trained (decoder_only: the encoder's embeddings are then computed once for all runs)",
     )
     model.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="the version to begin with, or none; default: the starter"
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="the version to begin with, or none; default: the starter, and none with --image-size",
     )
     model.add_argument("--steps", type=int, default=60, metavar="N", help="training steps a round (60)")
     model.add_argument("--settings", default="default", metavar="NAME", help="a file of configs/training")
@@ -109,7 +113,8 @@ def _campaign(args: argparse.Namespace) -> None:
     options = Options.from_conf({"backbone": args.backbone, "device": args.device, "method": args.method})
     cases = studies.read_cases(args.data)[:: args.every]
     asked = [name for name in args.labels.split(",") if name]
-    origin = None if args.adapter == Path(NONE) else args.adapter or starter_adapter(options.backbone)
+    starter = None if args.image_size else starter_adapter(options.backbone)
+    origin = None if args.adapter == Path(NONE) else args.adapter or starter
     settings = read_settings(args.settings)
     request = Request(options.method, length=Length(steps=args.steps), settings=settings)
     design = Design(
@@ -125,7 +130,7 @@ def _campaign(args: argparse.Namespace) -> None:
         origin,
         not args.no_gate,
     )
-    sam = load_sam(options.backbone, device=options.device, weights=args.weights)
+    sam = load_sam(options.backbone, device=options.device, weights=args.weights, image_size=args.image_size)
     with tqdm(total=len(names) * args.seeds * design.rounds, unit="round", leave=False, disable=None) as bar:
 
         def told(what: str) -> None:
@@ -140,7 +145,8 @@ def _campaign(args: argparse.Namespace) -> None:
     summary = summed(runs, before)
     said = {
         "data": f"{len(cases)} studies, {len(campaign.held_out)} of them held out",
-        "model": f"{options.backbone}, {options.method}, from {origin.name if origin else 'the base'}",
+        "model": f"{options.backbone} at {sam.image_size} pixels, {options.method}, "
+        f"from {origin.name if origin else 'the base'}",
         "runs": f"{args.seeds} seeds; {args.start} studies, then {args.batch} a round up to {args.budget}",
         "training": f"{args.steps} steps a round, {'no gate' if args.no_gate else 'with the gate'}",
     }

@@ -57,6 +57,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compare.add_argument("--no-overlays", action="store_true", help="no slice of a patient in the page")
     other = compare.add_argument_group("instead of what CONFIG says")
     other.add_argument("--backbone", metavar="NAME", help="for all, see `medsa backbones`")
+    other.add_argument("--image-size", type=int, metavar="S", help="pixels a side that the models see")
     other.add_argument("--labels", metavar="A,B", help="names or values of the labels")
     other.add_argument("--settings", metavar="NAME", help="a file of configs/training")
     other.add_argument("--cases", type=int, metavar="N", help="held-out cases that are measured, at most")
@@ -120,6 +121,8 @@ def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
         content["backbone"] = args.backbone
         for entrant in content["entrants"]:
             entrant["backbone"] = None
+    if args.image_size is not None:
+        content["image_size"] = args.image_size
     if args.settings is not None:
         content["settings"] = args.settings
     if args.labels is not None:

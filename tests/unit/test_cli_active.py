@@ -44,16 +44,20 @@ def labelled(tmp_path) -> Path:
 def test_a_campaign_writes_its_figures_and_a_page_and_is_not_done_twice(
     labelled, tmp_path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr("medsa.sam.load_sam", lambda *_, **__: small_sam("vit"))
+    monkeypatch.setattr(
+        "medsa.sam.load_sam", lambda *_, image_size, **__: small_sam("vit", image_size=image_size)
+    )
     monkeypatch.setattr("medsa.active.campaign.CAP", 2)
     out = tmp_path / "out"
-    command = ["campaign", str(labelled), "--out", str(out), "--adapter", "none", "--no-gate", "--steps", "1"]
+    command = ["campaign", str(labelled), "--out", str(out), "--no-gate", "--steps", "1"]
+    command += ["--image-size", "64"]
     command += ["--strategies", "random,first", "--seeds", "1", "--start", "1", "--batch", "1"]
     command += ["--budget", "2", "--held-out", "1"]
     assert main(command) == 0
     assert "better than random beyond chance: none" in capsys.readouterr().out
     found = json.loads((out / "campaign.json").read_text())
     assert set(found["runs"]) == {"random", "first"}
+    assert found["said"]["model"] == "lite_medsam at 64 pixels, decoder_only, from the base"
     assert found["runs"]["first"][0][1]["how"] == "first"
     assert "No strategy is better than random" in (out / "report.html").read_text()
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/round*.json")}

@@ -158,7 +158,7 @@ class Campaign:
         common = {key: value for key, value in asdict(self.design).items() if key not in BY_ITSELF}
         text = json.dumps(common, default=str, indent=1)
         cases = hashlib.sha256("\n".join(case.id for case in (*self.pool, *self.held_out)).encode())
-        head = f"{text}\n{cases.hexdigest()} {self.sam.digest}\n"
+        head = f"{text}\n{cases.hexdigest()} {self.sam.digest} {self.sam.image_size}\n"
         path = self.folder / "design"
         if path.is_file() and path.read_text("utf-8") != head:
             raise BadInputError(

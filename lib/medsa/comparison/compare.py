@@ -90,7 +90,7 @@ class Comparison:
         """The backbone of an entrant, loaded once; the one before it is let go."""
         name = entrant.backbone or self.plan.backbone
         if name not in self._sams:
-            self._sams = {name: self.load(name, device=self.device)}
+            self._sams = {name: self.load(name, device=self.device, image_size=self.plan.image_size)}
         return self._sams[name]
 
     def segmenter(self, entrant: Entrant, seed: int) -> Segmenter:

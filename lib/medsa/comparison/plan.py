@@ -143,9 +143,9 @@ class Entrant(_Data):
 class Plan(_Data):
     """A comparison. `data` names a data set (configs/datasets) that `--data` gives the folder of.
 
-    `labels` are names or values, none for all; a part `share` of the patients is held out. `seeds` are how
-    often each entrant is trained, `start` what they begin with. `others` are figures of a paper's methods
-    that are not run.
+    `labels` are names or values, none for all; a part `share` of the patients is held out. `image_size` is
+    the side of the models' input in pixels, none for the backbones' own. `seeds` are how often each entrant
+    is trained, `start` what they begin with. `others` are figures of a paper's methods that are not run.
     """
 
     title: str
@@ -154,6 +154,7 @@ class Plan(_Data):
     labels: tuple[str | int, ...] = ()
     share: float = Field(0.25, gt=0, lt=1)
     backbone: str = "lite_medsam"
+    image_size: int | None = Field(None, ge=64, multiple_of=32)
     settings: str = "default"
     start: Literal["starter", "none"] = "none"
     budget: Budget
@@ -169,6 +170,9 @@ class Plan(_Data):
         _backbone(self.backbone)
         if self.settings not in config_names("training"):
             raise ValueError(f"unknown settings '{self.settings}'; choose one of: {_listed('training')}")
+        starter = "starter" in {self.start, *(entrant.start for entrant in self.entrants)}
+        if starter and self.image_size is not None:
+            raise ValueError("a starter is for the backbone's own image_size: begin with none")
         slugs = [entrant.slug for entrant in self.entrants]
         if twice := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
             raise ValueError(f"two entrants are called '{twice[0]}': give them names")

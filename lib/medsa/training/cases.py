@@ -64,9 +64,9 @@ class Nameless:
 def read_cases(path: Path, labels: LabelSet | None = None) -> list[Case]:
     """The cases of a folder (or a dataset.json) in one of the layouts above, sorted by id.
 
-    Values are named by `labels`, or by what dataset.json says. DICOM names the patient; any other file is a
-    patient of its own. Raises
-    `NotFoundError` or `BadInputError` that say what was expected.
+    Values are named by `labels`, or by what dataset.json says. DICOM names the patient, and so may a file's
+    name (see `patient_of`); any other file is a patient of its own. Raises `NotFoundError` or `BadInputError`
+    that say what was expected.
     """
     path = Path(path)
     if not path.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Iterable
 from functools import cached_property
@@ -18,6 +19,9 @@ from medsa.errors import ConfigurationError
 from medsa.files import write_atomically
 
 Side = Literal["training", "validation"]
+
+NAMED = re.compile(r"(sub-[0-9A-Za-z]+|patient[-_]?[0-9]+)(?=_|$)", re.IGNORECASE)
+"""The patient at the beginning of an image's name, as BIDS and ACDC write it."""
 
 
 class Splits:
@@ -105,11 +109,12 @@ class Splits:
 
 
 def patient_of(header: Dataset | None, image: str) -> str:
-    """Whose image it is: DICOM's PatientID, else the study, else the image itself."""
+    """Whose image it is: DICOM's PatientID, else the study, else what the image's name says, or all of it."""
     for name in ("PatientID", "StudyInstanceUID"):
         if value := str((header and header.get(name)) or "").strip():
             return f"{name} {value}"
-    return f"image {image}"
+    named = NAMED.match(image)
+    return f"image {named[0] if named else image}"
 
 
 def _hashed(key: bytes, patient: str) -> str:

@@ -133,6 +133,11 @@ def test_the_first_figure_is_that_of_the_version_it_begins_with(tmp_path, monkey
     assert begun[0] != begun[1]
 
 
+def test_another_input_size_is_another_campaign(done) -> None:
+    with pytest.raises(BadInputError, match="other data or options"):
+        Campaign(small_sam("vit", image_size=64), CASES, DESIGN, done[0])
+
+
 def test_all_strategies_are_compared_on_one_seed_before_the_next(tmp_path, monkeypatch) -> None:
     def nothing_learnt(_self, _name, _seed, _number, home, *_):
         home.mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def small_sam(kind, seed=0):
+def small_sam(kind, seed=0, image_size=None):
     torch.manual_seed(seed)
     backbone = Backbone(
         name=f"small_{kind}",
@@ -41,7 +41,7 @@ def small_sam(kind, seed=0):
         source="random",
         weights={"file": "none.pt"},
     )
-    sam = build_sam(backbone)
+    sam = build_sam(backbone, image_size=image_size)
     for name, parameter in sam.named_parameters():
         if "rel_pos" in name or "pos_embed" in name or "attention_biases" in name:
             parameter.data.normal_(std=0.5)

@@ -15,6 +15,7 @@ from medsa.comparison import compare as module
 from medsa.comparison.compare import Comparison, Data
 from medsa.comparison.plan import Plan
 from medsa.errors import BadInputError, CancelledError
+from medsa.sam import Sam
 from medsa.training.length import Length
 
 __all__ = ["one_thread"]
@@ -55,6 +56,23 @@ def test_all_entrants_are_trained_and_asked_alike_and_nothing_is_done_twice(tmp_
     again = comparison(tmp_path).go()
     assert [result.entries for result in again] == [result.entries for result in results]
     assert not list(tmp_path.rglob("record"))
+
+
+def test_all_are_trained_and_asked_at_the_wanted_input_size(tmp_path) -> None:
+    content = {**CONTENT, "image_size": 64, "entrants": ["decoder_only", "sam"]}
+    asked = []
+
+    def load(*_: object, image_size: int | None, **__: object) -> Sam:
+        asked.append(image_size)
+        return small_sam("tiny_vit", image_size=image_size)
+
+    found = Comparison(Plan.model_validate(content), DATA, tmp_path, load=load)
+    assert all(0 <= entry["prompts"]["1"]["dice"] <= 1 for result in found.go() for entry in result.entries)
+    assert asked == [64]
+    card = json.loads((tmp_path / "decoder-only" / "candidate" / "card.json").read_text())
+    assert card["image_size"] == 64
+    with pytest.raises(BadInputError, match="other image_size"):
+        comparison(tmp_path)
 
 
 def test_a_stopped_comparison_comes_to_the_same_figures(tmp_path) -> None:
@@ -162,6 +180,8 @@ def test_the_command_writes_a_report_of_its_own_that_names_nobody(
         ("{title: x, budget: {steps: 1}, entrants: [sam], warm_start: {steps: 1, method: msa}}", (), "place"),
         ("{title: x, budget: {steps: 1}, entrants: [{method: unet, train: false}]}", (), "knows no label"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--steps", "0"), "greater than 0"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--image-size", "100"), "multiple of 32"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam], start: starter}", ("--image-size", "128"), "own"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--dataset", "nowhere"), "unknown data set"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--labels", "liver"), "no label is called"),
     ],

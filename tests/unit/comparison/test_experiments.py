@@ -27,9 +27,11 @@ def plan(name: str) -> Plan:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_whole_and_its_figures_are_parts_of_one(name: str) -> None:
     found = plan(name)
-    if not name.startswith("methods"):  # those are nobody's tables
+    if not name.startswith(("methods", "small_methods")):  # those are nobody's tables
         assert found.paper
-        labels = {label.casefold() for label in read_dataset(found.data).names.values()}
+        known = read_dataset(found.data).names.values() if found.data else ()
+        labels = {label.casefold() for label in known}
+        assert found.data or name.startswith("small_")  # for whatever is labelled
         named = {label for entrant in found.entrants for paper in entrant.paper.values() for label in paper}
         assert named - labels <= {"average", "adrenal glands"}
     figures = [*(entrant.paper for entrant in found.entrants), *found.others.values()]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsa.errors import ConfigurationError
-from medsa.training.splits import Splits
+from medsa.training.splits import Splits, patient_of
 
 PATIENTS = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=30)
 SHARES = st.floats(0, 1)
@@ -80,3 +80,25 @@ def test_a_record_without_its_key_or_damaged_is_refused(tmp_path):
         Splits(path).side("a")
     with pytest.raises(ConfigurationError, match="between 0 and 1"):
         Splits(path, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("patient017_frame01", "patient017_frame09", True),
+        ("patient017_frame01", "patient018_frame01", False),
+        ("patient017", "patient017_frame09", True),
+        ("sub-01_ses-1_T1w", "sub-01_ses-2_T1w", True),
+        ("sub-01_T1w", "sub-011_T1w", False),
+        ("hippocampus_001", "hippocampus_003", False),
+        ("outpatient1_a", "outpatient1_b", False),
+        ("patient_a", "patient_b", False),
+    ],
+)
+def test_images_that_say_whose_they_are_stay_together(one, other, same):
+    assert (patient_of(None, one) == patient_of(None, other)) is same
+
+
+@given(name=st.text(min_size=1, max_size=20))
+def test_an_image_of_another_name_is_a_patient_of_its_own(name):
+    assert patient_of(None, f"x{name}") == f"image x{name}"
