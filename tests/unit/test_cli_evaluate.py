@@ -279,6 +279,7 @@ def test_volumes_are_asked_for_in_space_and_shown_on_a_page(data, tmp_path) -> N
         (("--html", "out.txt"), "must end in .html"),
         (("--labels", "liver"), "no label is called"),
         (("--raw", "--volumes"), "knows no volumes"),
+        (("--afresh",), "goes with --raw"),
         (("--controls", "of"), "unknown control 'of'"),
         (("--controls", "off"), "no adapter"),
         (("--window", "nowhere"), "unknown window"),
