@@ -121,11 +121,11 @@ class Comparison:
         said["labels"] = {str(value): name for value, name in self.data.labels.items()}
         said["cases"] = [sorted(case.id for case in side) for side in (self.data.training, self.data.held)]
         path = self.folder / PLAN
-        if path.is_file() and (known := json.loads(path.read_text("utf-8"))) != said:
-            changed = " and ".join(sorted(name for name in said if known.get(name) != said[name]))
+        known = json.loads(path.read_text("utf-8")) if path.is_file() else said
+        if changed := sorted(name for name in said if known.get(name) != said[name]):
             raise BadInputError(
-                f"'{self.folder}' holds a comparison with other {changed}: go on with the same, or choose "
-                "another --output"
+                f"'{self.folder}' holds a comparison with other {' and '.join(changed)}: go on with the same, "
+                "or choose another --output"
             )
         write_atomically(path, json.dumps(said, indent=1).encode())
 
