@@ -124,8 +124,8 @@ class Comparison:
         known = json.loads(path.read_text("utf-8")) if path.is_file() else said
         if changed := sorted(name for name in said if known.get(name) != said[name]):
             raise BadInputError(
-                f"'{self.folder}' holds a comparison with other {' and '.join(changed)}: go on with the same, "
-                "or choose another --output"
+                f"'{self.folder}' holds a comparison with other {' and '.join(changed)}: go on with the "
+                "same, or choose another --output"
             )
         write_atomically(path, json.dumps(said, indent=1).encode())
 
