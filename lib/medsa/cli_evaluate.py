@@ -69,6 +69,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument("--labels", default="", metavar="A,B", help="names or values (default: all)")
     what.add_argument("--slices", type=int, default=2, metavar="N", help="slices of each label and case (2)")
     what.add_argument("--volumes", action="store_true", help="whole volumes instead of slices")
+    what.add_argument(
+        "--slabs", action="store_true", help="a model with depth sees slices in slabs, as in volumes"
+    )
     what.add_argument("--every", type=int, default=1, metavar="N", help="each Nth case alone (1)")
     what.add_argument(
         "--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice, nsd (2)"
@@ -134,6 +137,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         protocol,
         raw=args.raw,
         afresh=args.afresh,
+        slabs=args.slabs,
         anywhere=args.anywhere,
         background="background" in controls,
     )
@@ -165,6 +169,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             "cases": len(cases),
             "raw": args.raw,
             "afresh": args.afresh,
+            "slabs": args.slabs,
             "named": not args.unnamed,
             "window": window,
         },

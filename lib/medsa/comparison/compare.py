@@ -11,7 +11,7 @@ from typing import Any
 
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.state import load_adapter, starter_adapter
-from medsa.comparison.plan import Entrant, Plan
+from medsa.comparison.plan import Asked, Entrant, Plan
 from medsa.errors import BadInputError, CancelledError
 from medsa.evaluation.evaluate import Entry, Wanted, evaluate
 from medsa.evaluation.protocol import Case
@@ -122,6 +122,7 @@ class Comparison:
         said["cases"] = [sorted(case.id for case in side) for side in (self.data.training, self.data.held)]
         path = self.folder / PLAN
         known = json.loads(path.read_text("utf-8")) if path.is_file() else said
+        known["asked"] = Asked.model_validate(known["asked"]).model_dump(mode="json")
         if changed := sorted(name for name in said if known.get(name) != said[name]):
             raise BadInputError(
                 f"'{self.folder}' holds a comparison with other {' and '.join(changed)}: go on with the "

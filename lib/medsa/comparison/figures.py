@@ -38,6 +38,7 @@ def figures_of(comparison: Comparison, results: Sequence[Result]) -> dict[str, A
         "warm start": f"{plan.warm_start.method}, {plan.warm_start}" if plan.warm_start else "",
         "start": plan.start,
         "settings": plan.settings,
+        "image size": plan.image_size,
         "asked": plan.asked.model_dump(mode="json"),
         "seeds": plan.seeds,
         "cases": {"training": len(data.training), "held out": len(comparison.held)},

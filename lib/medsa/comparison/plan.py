@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,13 +61,17 @@ class WarmStart(Budget):
 
 
 class Asked(_Data):
-    """The protocol of `medsa evaluate`, and of how many held-out `cases` at most (None: all)."""
+    """The protocol of `medsa evaluate`, and of how many held-out `cases` at most (None: all).
+
+    `slabs`: slices are seen in their slabs by models with depth, else alone.
+    """
 
     prompts: str = "1,3,10,box,box0.75,box0.5"
     seeds: int = Field(1, gt=0)
     slices: int = Field(2, gt=0)
     volumes: bool = False
     deepest: bool = False
+    slabs: bool = False
     tolerance: float = Field(2.0, ge=0)
     cases: int | None = Field(None, gt=0)
 
@@ -77,7 +82,8 @@ class Asked(_Data):
 
     def protocol(self) -> Protocol:
         """As `medsa evaluate` takes it; raises `BadInputError` for an unknown prompt."""
-        return Protocol.of(self.prompts, deepest=self.deepest, tolerance=self.tolerance)
+        found = Protocol.of(self.prompts, deepest=self.deepest, tolerance=self.tolerance)
+        return replace(found, slabs=self.slabs)
 
 
 def _measured(value: object) -> object:

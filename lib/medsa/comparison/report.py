@@ -173,12 +173,14 @@ def facts(figures: Figures) -> list[tuple[str, str]]:
     """How the figures were made."""
     asked, made, cases = figures["asked"], figures["made"], figures["cases"]
     what = "whole volumes" if asked["volumes"] else f"{asked['slices']} slices of each label and case"
+    what += ", in slabs where a model has depth" if asked["slabs"] else ""
+    size = f", input of {figures['image size']} pixels" if figures["image size"] else ""
     each = f"{figures['budget']} of training each, seeds: {figures['seeds']}"
     warm = figures["warm start"]
     return [
         ("paper", figures["paper"]),
         ("budget", each + (f"; begun with a shared one of {warm}" if warm else "")),
-        ("settings", f"{figures['settings']}, from {figures['start']}"),
+        ("settings", f"{figures['settings']}, from {figures['start']}{size}"),
         (
             "cases",
             f"{cases['training']} train; {cases['held out']} are held out and choose nothing",

@@ -38,7 +38,7 @@ def hold(dialogues: Sequence[Dialogue], answer: Answer, told: Callable[[], None]
 
 
 def one_by_one(segmenter: Segmenter, asks: Sequence[Ask]) -> list[Reply]:
-    """Answers as a user gets them; not for raw questions. A volume's time is with its encoding."""
+    """Answers as a user gets them; neither raw ones nor slices in slabs. A volume's time has its encoding."""
     replies = []
     for ask in asks:
         started = time.perf_counter()
@@ -115,7 +115,10 @@ class _Seen:
         """A question on its way, its slice encoded."""
         seen, orientation = self.segmenter.seen(ask.target.volume)
         prompt = orientation.prompt(ask.prompt)
-        request = Request(self.segmenter, seen, prompt, ask.target.window, ask.session, zoom=not ask.raw)
+        depth = self.segmenter.depth if ask.target.slabs else 1
+        request = Request(
+            self.segmenter, seen, prompt, ask.target.window, ask.session, depth, zoom=not ask.raw
+        )
         at = orientation.slice_of(k)
         place = seen, at, request.frame
         if place not in self.kept:

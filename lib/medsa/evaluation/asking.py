@@ -38,7 +38,8 @@ class Protocol:
     anywhere in the object. `anywhere`: further clicks are anywhere in the largest wrong region, else at its
     deepest point. `background`: a click far away from the object is asked, too. `raw`: the model is
     asked by itself, without what the runtime makes of prompts and answers. `afresh`: with further clicks it
-    is not shown its mask before them.
+    is not shown its mask before them. `slabs`: a model with depth sees a slice in its slabs, as it does in
+    volumes; else alone, as a user's first click on it is answered.
     """
 
     clicks: tuple[int, ...] = (1, 3, 10)
@@ -50,6 +51,7 @@ class Protocol:
     background: bool = False
     raw: bool = False
     afresh: bool = False
+    slabs: bool = False
 
     @classmethod
     def of(cls, text: str, *, deepest: bool = False, tolerance: float = 2.0) -> Protocol:
@@ -81,7 +83,8 @@ class Protocol:
 class Target:
     """An object to be found: `truth` (I, J) on slice k of a volume, or (I, J, K) in all of it with None.
 
-    `window` is how the volume is looked at, `label` what the model is told that it is, if anything.
+    `window` is how the volume is looked at, `label` what the model is told that it is, if anything; with
+    `slabs` a model with depth sees slices in their slabs.
     """
 
     volume: Volume
@@ -89,6 +92,7 @@ class Target:
     k: int | None
     window: str = "auto"
     label: str = ""
+    slabs: bool = False
 
     @property
     def spacing(self) -> list[float]:

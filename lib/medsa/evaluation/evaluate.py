@@ -152,7 +152,7 @@ def _entry(one: _Object, seed: int, control: str, answer: Answers, protocol: Pro
 
 
 def _objects(case: Case, number: int, patient: int, part: _Part) -> Iterator[_Object]:
-    """The objects of a case, slice by slice; of its volume the slices that are asked about are kept."""
+    """The objects of a case, slice by slice; of its volume what is looked at is kept."""
     volume, mask, names = case.read()
     wanted, model = part.wanted, next(iter(part.models.values()))
     window = model.window(model.seen(volume)[0], wanted.window)
@@ -160,7 +160,9 @@ def _objects(case: Case, number: int, patient: int, part: _Part) -> Iterator[_Ob
     places = sorted((-1 if k is None else k, value)
                     for value in labels for k in objects(mask == value, wanted.slices))  # fmt: skip
     kept = sorted({k for k, _ in places})
-    if wanted.slices is not None:
+    if wanted.protocol.slabs:
+        kept = list(range(volume.shape[2]))
+    elif wanted.slices is not None:
         volume = replace(volume, voxels=np.asfortranarray(volume.voxels[:, :, kept]), headers=())
     look = f"{window.low!r},{window.high!r}"
     for k, value in places:
@@ -168,7 +170,8 @@ def _objects(case: Case, number: int, patient: int, part: _Part) -> Iterator[_Ob
         if wanted.slices is None:
             target = Target(volume, mask == value, None, look, told)
         else:
-            target = Target(volume, mask[:, :, k] == value, kept.index(k), look, told)
+            truth, slabs = mask[:, :, k] == value, wanted.protocol.slabs
+            target = Target(volume, truth, kept.index(k), look, told, slabs)
         yield _Object(number, patient, value, labels[value], None if target.k is None else k, target)
 
 

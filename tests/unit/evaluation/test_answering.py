@@ -1,11 +1,13 @@
 """Asked together, on many slices and objects, a model gives the masks that a user gets one by one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tests.unit.adapters.conftest import small_sam
+from tests.unit.adapters.test_placement import randomise
 
 from medsa.adapters.inject import adapt
 from medsa.data.volume import Volume
@@ -126,3 +128,22 @@ def test_each_slice_is_encoded_once_and_asked_about_in_few_calls(monkeypatch) ->
     assert sum(sizes["encode"]) <= 6 + zoomed
     assert max(sizes["decode"]) <= 8
     assert len(sizes["decode"]) <= 2 + 10 + 1
+
+
+def test_in_slabs_a_slice_is_seen_as_in_its_volume() -> None:
+    torch.manual_seed(0)
+    model = adapt(small_sam("vit"), "med_sa").eval()
+    randomise(model)
+    segmenter = Segmenter(model)
+    target, found = targets()[1], {}
+    for slabs in (False, True):
+        held = dialogues(
+            replace(target, slabs=slabs), Protocol(clicks=(1,), boxes=(), deepest=True), [1], Answers()
+        )
+        ask = next(held[0])
+        (found[slabs],) = (reply.mask for reply in together(segmenter, [ask]))
+    whole = segmenter.segment_volume(target.volume, ask.prompt).mask[:, :, target.k] != 0
+    alone = segmenter.segment_slice(target.volume, ask.prompt, target.k).mask[:, :, target.k] != 0
+    assert (found[True] == whole).all()
+    assert (found[False] == alone).all()
+    assert (whole != alone).any()
