@@ -31,6 +31,7 @@ from medsa.sam.accelerate import (
 from medsa.sam.backbone import PromptKind
 from medsa.sam.precision import autocast
 from medsa.sam.promptable import decode_prompts
+from medsa.sam.tiny_vit import TinyViT
 
 
 class AdaptedSam(nn.Module):
@@ -270,7 +271,8 @@ class AdaptedSam(nn.Module):
     def segment(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
         """Multi-class logits (D, classes, S, S) of a slab (D, 3, S, S) by the method's own head.
 
-        `boxes` (D, 4) where it takes them. Raises `ValueError` for a method without such a head.
+        S may be another than `image_size` where the model `takes_any_size`. `boxes` (D, 4) where it takes
+        them. Raises `ValueError` for a method without such a head.
         """
         head = self.adapters.mask_head
         if head is None:
@@ -281,15 +283,27 @@ class AdaptedSam(nn.Module):
         decoder = self.mask_decoder
         sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=None)
         sparse = sparse.expand(embedding.shape[0], -1, -1)
+        position, side = self.base.dense_pe, embedding.shape[-1]
+        if side != position.shape[-1]:
+            position = self.prompt_encoder.pe_layer((side, side))[None].detach()
         tokens, image = two_way(
             decoder.decoder,
             head.tokens.weight,
-            embedding + dense,
-            self.base.dense_pe,
+            embedding + dense[:, :, :1, :1],  # the same everywhere: no mask is shown
+            position,
             sparse,
             decoder.adaptation,
         )
         return head(tokens[:, : head.tokens.num_embeddings], image, images)
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether `segment` means the same by images of half the side: TinyViT's weights hold no positions.
+
+        A U-Net would take them, but what it has learnt is of a size.
+        """
+        alone = isinstance(self.adapters.mask_head, UNetHead)
+        return isinstance(self.base.image_encoder, TinyViT) and not alone and self.embedding_size % 2 == 0
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:

@@ -36,6 +36,8 @@ class Classifier(Protocol):
     def depth(self) -> int: ...
     @property
     def labels(self) -> tuple[str, ...]: ...
+    @property
+    def takes_any_size(self) -> bool: ...
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (D, 1 + labels, S, S) of a slab (D, 3, S, S)."""
@@ -62,6 +64,11 @@ class PromptlessSam:
     def depth(self) -> int:
         """Slices of a slab."""
         return self.model.method.depth
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether images of half the side are answered, too."""
+        return self.model.takes_any_size
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (D, 1 + labels, S, S) of a slab (D, 3, S, S)."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medsa.evaluation.overlap import dice
 from medsa.sam.precision import autocast
@@ -136,8 +137,9 @@ class ClassRun:
         slabs = self._batch(self.state.step)
         if self.augmenter is not None:
             slabs = [self.augmenter(slab, rng) for slab in slabs]
+        coarse = self.classifier.takes_any_size and self._progress() < self.settings.coarse
         with autocast(self.device):
-            logits = torch.cat([self._logits(slab) for slab in slabs])
+            logits = torch.cat([self._logits(slab, coarse=coarse) for slab in slabs])
         truth = torch.cat([self._truth(slab) for slab in slabs]).to(logits.device)
         loss = LOSS(logits.float(), truth[:, None])
         loss.backward()
@@ -160,11 +162,14 @@ class ClassRun:
             found.append(self.training[order[place % count]])
         return found
 
-    def _logits(self, slab: Slab) -> Tensor:
-        """(D, 1 + labels, c, c), c cells of the items' masks."""
+    def _logits(self, slab: Slab, *, coarse: bool = False) -> Tensor:
+        """(D, 1 + labels, c, c), c cells of the items' masks; `coarse` from images of half the side."""
         picture, side = slab[0].picture, slab[0].side
-        logits = self.classifier.classify(picture.image(self.classifier.config).to(self.device))
-        return nn.functional.adaptive_avg_pool2d(logits, side)
+        images = picture.image(self.classifier.config).to(self.device)
+        logits = self.classifier.classify(F.avg_pool2d(images, 2) if coarse else images)
+        if logits.shape[-1] < side:
+            return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
+        return F.adaptive_avg_pool2d(logits, side)
 
     def _truth(self, slab: Slab) -> Tensor:
         """(D, c, c) classes."""

@@ -10,7 +10,7 @@ from tests.unit.training.test_train import CASES, PLAIN
 
 from medsa.adapters.state import read_card
 from medsa.errors import CancelledError, ConfigurationError
-from medsa.segmenter.classes import classify_volume
+from medsa.segmenter.classes import PromptlessSam, classify_volume
 from medsa.training.classes import promptless, slabs_of_study, train_classes
 from medsa.training.engine import grid_of
 from medsa.training.length import Length
@@ -93,3 +93,21 @@ def test_slabs_show_all_labels_and_slices_without_any(tmp_path: Path) -> None:
     assert torch.equal(
         torch.from_numpy(np.unique([item.mask.any() for item in middle])), torch.tensor([True])
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [("tiny_vit", "ma_sam"), ("tiny_vit", "unet"), ("vit", "ma_sam")]
+)
+def test_the_first_part_is_learnt_at_half_the_side_where_the_model_can(
+    tmp_path, monkeypatch, kind, method
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        PromptlessSam,
+        "classify",
+        lambda self, images: seen.append(images.shape[-1]) or self.model.segment(images),
+    )
+    settings = PLAIN.model_copy(update={"coarse": 0.5})
+    wanted = request(method=method, length=Length(steps=4), settings=settings, measured=0)
+    train_classes(small_sam(kind, image_size=64), CASES[:2], [], tmp_path, wanted)
+    assert seen == ([32, 32, 64, 64] if (kind, method) == ("tiny_vit", "ma_sam") else [64] * 4)
