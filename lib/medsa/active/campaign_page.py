@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from medsa.active.curves import Interval, Runs, areas, compare, curve, interval
 from medsa.evaluation.page import STYLE
@@ -148,7 +149,8 @@ def _curves(runs: Runs, before: Mapping[str, float]) -> Figure:
         for name, seeds in runs.items():
             _band(axes, [curve(rounds, METRIC, over) for rounds in seeds], name)
         axes.axhline(before[METRIC], color="grey", linestyle=":", label="no learning")
-        axes.set(xlabel=f"{over} spent")
+        axes.set(xlabel=f"{over} labelled" if over == "studies" else f"{over} made")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(NAMES[METRIC])
     figure.axes[0].legend(loc="lower right", fontsize="small")
@@ -178,6 +180,7 @@ def _effort(runs: Runs) -> Figure:
             axes.plot(rounds, means, style, color=colour, marker=".", label=name if style == "-" else None)
     axes.set(xlabel="batch (dotted: the same studies without learning)", ylabel="clicks a study to Dice 0.9")
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left", fontsize="small")
     return figure
