@@ -163,6 +163,24 @@ def test_a_model_by_itself_does_not_obey_clicks(data, tmp_path) -> None:
     assert one["protocol"]["raw"] is True
 
 
+def test_in_slabs_only_models_with_depth_answer_otherwise(data, tmp_path, monkeypatch) -> None:
+    found = {}
+    for method in ("med_sa", "med_sa_2d"):
+        torch.manual_seed(0)
+        model = randomise(adapt(build_sam("lite_medsam", image_size=64), method).eval())
+        monkeypatch.setattr("medsa.cli_segment.open_segmenter", lambda _, model=model: Segmenter(model))
+        for words in ((), ("--slabs",)):
+            out = tmp_path / f"{method}{len(words)}.json"
+            assert run(data, out, "--prompts", "1", "--slices", "1", "--controls", "none", *words) == 0
+            found[method, words] = json.loads(out.read_text())
+            assert found[method, words]["protocol"]["slabs"] is bool(words)
+    depth, flat = (
+        found[method, ()]["summary"]["1"] == found[method, ("--slabs",)]["summary"]["1"]
+        for method in ("med_sa", "med_sa_2d")
+    )
+    assert (depth, flat) == (False, True)
+
+
 @pytest.fixture
 def unasked(monkeypatch, tmp_path) -> Path:
     """A version that takes no prompts and knows one of the two blocks, and another label."""
