@@ -87,8 +87,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _campaign(args: argparse.Namespace) -> None:
-    for name in ("seeds", "start", "batch", "budget", "held_out", "every", "slices", "steps"):
-        if getattr(args, name) < 1:
+    for name in ("seeds", "start", "batch", "budget", "held_out", "every", "slices", "steps", "image_size"):
+        if (value := getattr(args, name)) is not None and value < 1:
             raise BadInputError(f"--{name.replace('_', '-')} must be at least 1")
 
     from tqdm import tqdm

@@ -18,6 +18,7 @@ from medsa.server.scoring import book_of
     [
         (("--strategies", "best"), "there is no strategy 'best'"),
         (("--seeds", "0"), "--seeds must be at least 1"),
+        (("--image-size", "0"), "--image-size must be at least 1"),
         (("--method", "nothing"), "unknown method 'nothing'"),
         ((), "there is no file or folder"),
     ],

@@ -67,7 +67,7 @@ def test_all_are_trained_and_asked_at_the_wanted_input_size(tmp_path) -> None:
         return small_sam("tiny_vit", image_size=image_size)
 
     found = Comparison(Plan.model_validate(content), DATA, tmp_path, load=load)
-    assert all(0 <= entry["prompts"]["1"]["dice"] <= 1 for result in found.go() for entry in result.entries)
+    assert all(len(result.entries) == 4 for result in found.go())
     assert asked == [64]
     card = json.loads((tmp_path / "decoder-only" / "candidate" / "card.json").read_text())
     assert card["image_size"] == 64
