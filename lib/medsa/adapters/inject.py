@@ -298,7 +298,7 @@ class AdaptedSam(nn.Module):
 
     @property
     def takes_any_size(self) -> bool:
-        """Whether `segment` means the same by images of half the side: TinyViT's weights hold no positions.
+        """Whether images of half the side mean the same to it: TinyViT's weights hold no positions.
 
         A U-Net would take them, but what it has learnt is of a size.
         """

@@ -21,8 +21,8 @@ from medsa.sam import Sam, load_sam
 from medsa.segmenter import Segmenter
 from medsa.segmenter.classes import PromptlessSam
 from medsa.training.classes import promptless, train_classes
-from medsa.training.engine import CHECKPOINT, Progress
 from medsa.training.items import evenly
+from medsa.training.loop import CHECKPOINT, Progress
 from medsa.training.settings import Settings, read_settings
 from medsa.training.train import CANDIDATE, DECODER, Request, Trained, train
 

@@ -23,8 +23,8 @@ from medsa.evaluation.protocol import Case
 from medsa.sam import Sam
 from medsa.segmenter.classes import Classifier, PromptlessSam, classify_volume
 from medsa.training.class_run import ClassRun, Slab
-from medsa.training.engine import Outcome, Progress
 from medsa.training.items import Grid, Item, Pictures, evenly
+from medsa.training.loop import Outcome, Progress
 from medsa.training.train import CANDIDATE, Request, Told, Trained, prepare
 
 CELLS = 256
@@ -153,8 +153,8 @@ def teach(
         told("training", now.part)
 
     run = ClassRun(
-        classifier, parameters, sides["training"], sides["validation"], request, folder,
-        stop=stop, report=heard, tensorboard=tensorboard, mlflow=mlflow,
+        classifier, parameters, sides["training"], sides["validation"], request.settings, folder,
+        request.length, seed=request.seed, stop=stop, report=heard, tensorboard=tensorboard, mlflow=mlflow,
     )  # fmt: skip
     outcome = run.go(resume=resume)
     if not outcome.finished:

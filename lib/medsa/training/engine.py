@@ -1,18 +1,15 @@
-"""The training engine: MONAI's trainer around the interaction loop, adapters only, resumable at any step."""
+"""The training engine: the loop around simulated clicks; of the model adapters alone learn."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import SupervisedTrainer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,62 +17,23 @@ from medsa.adapters.inject import AdaptedSam
 from medsa.prompts.mixture import Interaction, draw
 from medsa.sam.precision import autocast
 from medsa.sam.promptable import Promptable
-from medsa.sam.tiny_vit import TinyViT
 from medsa.training.augment import Augmenter
-from medsa.training.checkpoint import Averages, load_state, pack, save_state, unpack
 from medsa.training.embeddings import EmbeddingStore
-from medsa.training.history import History, Row
 from medsa.training.interaction import Decoder, Training, follow, interact
 from medsa.training.items import TRAIL, Grid, Item, evenly, targets
 from medsa.training.length import Length
+from medsa.training.loop import Loop, Options, Outcome
 from medsa.training.losses import cost
-from medsa.training.settings import Settings, rate_at
+from medsa.training.settings import Settings
 from medsa.training.validation import along_trails, by_prompt
 
-CHECKPOINT, BEST, EMBEDDINGS = "checkpoint/state.safetensors", "checkpoint/best.safetensors", "embeddings"
+EMBEDDINGS = "embeddings"
 TOGETHER = 4
 """Slices that go through the image encoder at a time."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: `part` (0..1) of its length, `step`, the mean `loss` and the best Dice of late."""
-
-    part: float
-    step: int
-    loss: float
-    best: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: `finished`, or stopped and to be resumed; the model then holds its best weights."""
-
-    finished: bool
-    steps: int
-    seconds: float
-    rows: tuple[Row, ...]
-
-
-@dataclass
-class _State:
-    """What changes in a run besides tensors."""
-
-    step: int = 0
-    seconds: float = 0.0
-    best: float = -1.0
-    since: int = 0
-    averaged: int = 0
-    losses: list[float] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-
-
-class Run:
-    """One run of training in `folder`: `model` learns from `training`, measured on `validation`.
-
-    Every random choice comes from (seed, step), so that a run that was killed and resumed goes on as if it
-    never had been. `stop` is asked after every step; `report` hears of every step.
-    """
+class Run(Loop):
+    """One run of training in `folder`: `model` learns from `training`, measured on `validation`."""
 
     def __init__(
         self,
@@ -85,95 +43,40 @@ class Run:
         settings: Settings,
         folder: Path,
         length: Length,
-        *,
-        seed: int = 0,
-        stop: Callable[[], bool] = lambda: False,
-        report: Callable[[Progress], None] = lambda _: None,
-        tensorboard: bool = False,
-        mlflow: Path | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.model, self.settings, self.folder, self.length = model, settings, folder, length
-        self.seed, self.stop, self.report = seed, stop, report
+        parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
+        epoch = min(len(training), settings.epoch_items) // settings.batch
+        super().__init__(parameters, settings, folder, length, epoch, **options)
+        self.model = model
         self.groups = _by_picture(training) if model.changes_encoder else [[item] for item in training]
         self.taken = max(1, round(settings.batch * len(self.groups) / max(1, len(training))))
         held = [item for item in validation if item.around is None]
         self.validation = evenly(held, settings.validation_items)
         trails = [item for item in held if item.trail] if settings.follow else []
         self.trails = evenly(trails, settings.validation_items // 2)
-        self.parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": found, "peak": rate}
-                for copied, rate in ((True, settings.rate), (False, settings.adapter_rate))
-                if (found := [p for name, p in self.parameters.items() if name.startswith("own.") is copied])
-            ],
-            lr=0.0, weight_decay=settings.weight_decay, foreach=True,
-        )  # fmt: skip
-        self.averages = Averages(self.parameters, settings.ema)
         self.decoder = Decoder(model)
         self.store = None if model.changes_encoder else EmbeddingStore(model.base, folder / EMBEDDINGS)
-        any_size = self.store is not None or isinstance(model.base.image_encoder, TinyViT)
-        halves = any_size and model.embedding_size % 2 == 0 and bool(self.decoder.folded)
+        pooled = self.store is not None and model.embedding_size % 2 == 0
+        halves = (pooled or model.takes_any_size) and bool(self.decoder.folded)
         self.coarse = Decoder(model, model.embedding_size // 2) if halves else None
         augments = self.store is None and settings.augmentation.any
         self.augmenter = Augmenter(settings.augmentation) if augments else None
-        steps = min(len(training), settings.epoch_items) // settings.batch
-        self.epoch_length = settings.accumulate * max(1, steps // settings.accumulate)
-        self.state = _State()
-        self.tensorboard, self.mlflow = tensorboard, mlflow
-        self._stopped = False
 
     def go(self, *, resume: bool = False) -> Outcome:
-        """Train to the end or until stopped; raises `WeightsError` for a checkpoint that does not fit."""
-        if resume:
-            self._restore()
-        history = History(
-            self.folder,
-            self.state.rows,
-            settings=self.settings.model_dump(),
-            tensorboard=self.tensorboard,
-            mlflow=self.mlflow,
-        )
-        if not self.state.rows:
-            self._measure(history)
-        self._started = time.monotonic() - self.state.seconds
-        trainer = self._trainer(history)
-        logging.getLogger("ignite.engine.engine").setLevel(logging.WARNING)
-        trainer.run()
-        if not self._stopped and self.state.rows[-1]["step"] < self.state.step:
-            self._measure(history)
-        history.close()
-        if not self._stopped:
-            self._finish()
-        return Outcome(not self._stopped, self.state.step, self.state.seconds, tuple(self.state.rows))
+        """As `Loop.go`; embeddings, which only a resumed run needs, go at the end."""
+        outcome = super().go(resume=resume)
+        if outcome.finished and self.store is not None:
+            self.store.remove()
+        return outcome
 
-    def _trainer(self, history: History) -> SupervisedTrainer:
-        epochs = self.length.epochs or 10**6
-        trainer = SupervisedTrainer(
-            device=self.model.dense_pe.device,
-            max_epochs=epochs,
-            train_data_loader=[None] * self.epoch_length,
-            epoch_length=self.epoch_length,
-            network=self.model,
-            optimizer=self.optimizer,
-            loss_function=cost,
-            iteration_update=self._step,
-        )
-        trainer.state.iteration = self.state.step
-        trainer.state.epoch = self.state.step // self.epoch_length
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch, history)
-        return trainer
-
-    def _step(self, engine: Engine, _: None) -> float:
-        step = engine.state.iteration - 1
-        rng = np.random.default_rng((self.seed, step))
-        coarse = self.coarse is not None and self._progress() < self.settings.coarse
+    def learn(self, step: int, rng: np.random.Generator) -> float:
+        """Clicks on the items of a step, or an object followed through its slices."""
+        coarse = self.coarse is not None and self.part() < self.settings.coarse
         groups = self._batch(step, rng)
         followed = [item for group in groups for item in group if item.trail]
         if followed and rng.random() < self.settings.follow:
-            return self._done(step, *self._follow(followed, rng, coarse))
+            return self._follow(followed, rng, coarse)
         items, embedding = self._embedded(groups, rng, coarse)
         decoder = self.coarse if self.coarse is not None and coarse else self.decoder
         leaf = embedding.detach().requires_grad_(embedding.requires_grad)
@@ -188,10 +91,17 @@ class Run:
                 total, rounds = total + float(priced.loss.detach()), rounds + 1
         if leaf.grad is not None:
             embedding.backward(leaf.grad)
-        return self._done(step, total, rounds)
+        return total / rounds
 
-    def _follow(self, items: Sequence[Item], rng: np.random.Generator, coarse: bool) -> tuple[float, int]:
-        """Backward from each slice of the items' trails; the sum of their losses and how many there were.
+    def scores(self) -> dict[str, float]:
+        """Mean Dice of held-out items by prompt, and along their trails."""
+        if not self.validation:
+            return {}
+        found = by_prompt(self.decoder, self._alone, self.validation)
+        return found | along_trails(self.decoder, self._alone, self.trails)
+
+    def _follow(self, items: Sequence[Item], rng: np.random.Generator, coarse: bool) -> float:
+        """Backward from each slice of the items' trails; the mean of their losses.
 
         The encoder learns nothing from it.
         """
@@ -210,27 +120,7 @@ class Run:
                 if priced.loss.requires_grad:
                     (priced.loss / (length * self.settings.accumulate)).backward()
                 total, rounds = total + float(priced.loss.detach()), rounds + 1
-        return total, max(1, rounds)
-
-    def _done(self, step: int, total: float, rounds: int) -> float:
-        """The mean loss of a step of so many rounds, after which the optimizer has moved if it is due."""
-        if (step + 1) % self.settings.accumulate == 0:
-            self._move()
-        self.state.step = step + 1
-        self.state.losses.append(total / rounds)
-        return total / rounds
-
-    def _move(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
-        part = rate_at(self._progress(), self.settings.warm_up)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * part
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.averages.follow()
-
-    def _progress(self) -> float:
-        return self.length.progress(self.state.step / self.epoch_length, self.state.seconds, self.state.step)
+        return total / max(1, rounds)
 
     def _interaction(self, items: Sequence[Item], rng: np.random.Generator) -> Interaction:
         drawn = draw(self.settings.prompts, rng)
@@ -238,14 +128,12 @@ class Run:
         return replace(drawn, start="box") if absent else drawn
 
     def _batch(self, step: int, rng: np.random.Generator) -> list[list[Item]]:
-        """The items of a step by picture: a walk through all in an order of its own, again and again."""
-        size, count = self.taken, len(self.groups)
+        """The items of a step by picture, at most a batch of each."""
         found = []
-        for place in range(step * size, (step + 1) * size):
-            order = np.random.default_rng((self.seed, 1, place // count)).permutation(count)
-            group = self.groups[order[place % count]]
+        for n in self.walk(step, len(self.groups), self.taken):
+            group = self.groups[n]
             most = min(len(group), self.settings.batch)
-            found.append([group[n] for n in rng.permutation(len(group))[:most]])
+            found.append([group[k] for k in rng.permutation(len(group))[:most]])
         return found
 
     def _embedded(
@@ -297,80 +185,6 @@ class Run:
         """bfloat16 on a GPU that has it; on a CPU decoders compute in float32, as they will serve."""
         device = self.model.dense_pe.device
         return autocast(device, enabled=device.type == "cuda")
-
-    def _after_step(self, engine: Engine) -> None:
-        state, last = self.state, self.state.step % self.epoch_length == 0
-        state.seconds = time.monotonic() - self._started
-        self.report(Progress(self._progress(), state.step, float(np.mean(state.losses)), state.best))
-        whole = state.step % self.settings.accumulate == 0 and not last  # an epoch ends with its measuring
-        if whole and self.stop():
-            self._end(engine)
-        elif (self.length.minutes or self.length.steps) is not None and self._progress() >= 1:
-            engine.terminate()
-        elif whole and state.step % self.settings.checkpoint_steps == 0:
-            self._save()
-
-    def _after_epoch(self, engine: Engine, history: History) -> None:
-        self._measure(history)
-        self._save()
-        if self.validation and self.state.since >= self.settings.patience:
-            engine.terminate()
-        elif self.stop():
-            self._end(engine)
-
-    def _end(self, engine: Engine) -> None:
-        self._stopped = True
-        self._save()
-        engine.terminate()
-
-    def _measure(self, history: History) -> None:
-        """A row of the history; the running means are kept when they are the best so far."""
-        state = self.state
-        row = {
-            "step": state.step,
-            "epoch": state.step / self.epoch_length,
-            "seconds": round(state.seconds, 1),
-            "rate": self.optimizer.param_groups[0]["lr"],
-        }
-        if state.losses:
-            row["loss"] = float(np.mean(state.losses))
-        if self.validation:
-            self.averages.swap()
-            found = by_prompt(self.decoder, self._alone, self.validation)
-            found |= along_trails(self.decoder, self._alone, self.trails)
-            row |= found
-            score = float(np.mean(list(found.values())))
-            state.since = 0 if score > state.best else state.since + 1
-            if score > state.best:
-                state.best = score
-                save_state(self.folder / BEST, {n: p.detach() for n, p in self.parameters.items()}, {})
-            self.averages.swap()
-        state.losses = []
-        state.rows.append(row)
-        history.record(row)
-
-    def _save(self) -> None:
-        self.state.averaged = self.averages.steps
-        tensors = pack(self.parameters, self.averages, self.optimizer)
-        save_state(self.folder / CHECKPOINT, tensors, vars(self.state))
-
-    def _restore(self) -> None:
-        tensors, state = load_state(self.folder / CHECKPOINT)
-        unpack(tensors, self.parameters, self.averages, self.optimizer)
-        self.state = _State(**state)
-        self.averages.steps = self.state.averaged
-
-    def _finish(self) -> None:
-        """The model gets the weights to keep; what only a resumed run needs goes."""
-        if self.validation:
-            best, _ = load_state(self.folder / BEST)
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(best[name])
-        else:
-            self.averages.swap()
-        if self.store is not None:
-            self.store.remove()
 
 
 def _by_picture(items: Sequence[Item]) -> list[list[Item]]:

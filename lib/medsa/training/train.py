@@ -20,9 +20,10 @@ from medsa.files import write_atomically
 from medsa.sam import Sam
 from medsa.sam.backbone import PromptKind
 from medsa.segmenter import Segmenter
-from medsa.training.engine import CHECKPOINT, Progress, Run, grid_of
+from medsa.training.engine import Run, grid_of
 from medsa.training.items import Item, evenly, items_of, labels_of, with_few_empty
 from medsa.training.length import Length
+from medsa.training.loop import CHECKPOINT, Progress
 from medsa.training.settings import Settings, read_settings
 
 CONFIG, CANDIDATE, DECODER = "config.json", "candidate", "decoder"

@@ -58,13 +58,15 @@ def test_some_slices_are_answered_as_in_the_whole_volume(tmp_path: Path) -> None
     assert not one[:, :, [0, 2]].any()
 
 
-def test_a_stopped_run_ends_in_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
-    wanted = request(length=Length(steps=4), measured=0)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_stopped_run_ends_in_the_weights_of_one_that_was_not(tmp_path: Path, accumulate: int) -> None:
+    settings = PLAIN.model_copy(update={"accumulate": accumulate})
+    wanted = request(length=Length(steps=4), settings=settings, measured=0)
     whole = train_classes(small_sam("tiny_vit"), CASES[:2], [], tmp_path / "whole", wanted)
     steps = iter(range(100))
     with pytest.raises(CancelledError):
         train_classes(
-            small_sam("tiny_vit"), CASES[:2], [], tmp_path / "halved", wanted, stop=lambda: next(steps) == 4
+            small_sam("tiny_vit"), CASES[:2], [], tmp_path / "halved", wanted, stop=lambda: next(steps) == 2
         )
     again = train_classes(small_sam("tiny_vit"), CASES[:2], [], tmp_path / "halved", wanted, resume=True)
     files = [(done.candidate / "adapter.safetensors").read_bytes() for done in (whole, again)]

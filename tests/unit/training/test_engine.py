@@ -18,9 +18,10 @@ from medsa.data.volume import Volume
 from medsa.errors import WeightsError
 from medsa.prompts.mixture import PromptMixture
 from medsa.sam import Sam
-from medsa.training.engine import CHECKPOINT, Run, grid_of
+from medsa.training.engine import Run, grid_of
 from medsa.training.items import Item, items_of
 from medsa.training.length import Length
+from medsa.training.loop import CHECKPOINT
 from medsa.training.settings import Settings
 from medsa.training.validation import FOLLOWED
 
@@ -119,6 +120,29 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     assert figures(again.rows) == figures(whole.go().rows)
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+
+
+@pytest.mark.parametrize(
+    ("length", "patience"),
+    [(Length(epochs=2), 12), (Length(steps=5), 12), (Length(epochs=20), 1)],
+    ids=["epochs", "steps", "patience"],
+)
+def test_a_run_that_ended_and_was_killed_before_its_weights_were_kept_learns_no_more(
+    tmp_path: Path, length: Length, patience: int
+) -> None:
+    how = settings(patience=patience, rate=1e-12 if patience == 1 else 3e-3)
+
+    def begin() -> Run:
+        begun = run(tmp_path, settings=how)
+        begun.length = length
+        return begun
+
+    first = begin()
+    ended = first.go()
+    second = begin()
+    again = second.go(resume=True)
+    assert (again.steps, figures(again.rows)) == (ended.steps, figures(ended.rows))
+    assert all(torch.equal(value, weights(second)[name]) for name, value in weights(first).items())
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_another(tmp_path: Path) -> None:

@@ -231,15 +231,19 @@ def test_the_decoder_learns_before_the_encoders_adapters_are_placed_on_it(tmp_pa
     assert done.steps == 4
 
 
-@pytest.mark.parametrize("asked", [6, 14], ids=["while the decoder learns", "later"])
-def test_both_parts_of_a_run_are_resumed(tmp_path: Path, asked: int) -> None:
+@pytest.mark.parametrize("last", [False, True], ids=["while the decoder learns", "later"])
+def test_both_parts_of_a_run_are_resumed(tmp_path: Path, last: bool) -> None:
     wanted = request(method="med_sa_2d", settings=TWICE, length=Length(epochs=4), measured=0)
-    whole = train(small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path / "whole", wanted)
-    steps = iter(range(100))
+    asked = []
+    whole = train(
+        small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path / "whole", wanted,
+        stop=lambda: bool(asked.append(0)),
+    )  # fmt: skip
+    steps, end = iter(range(100)), len(asked) - 1 if last else 6
     with pytest.raises(CancelledError):
         train(
             small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path / "parts", wanted,
-            stop=lambda: next(steps) >= asked,
+            stop=lambda: next(steps) >= end,
         )  # fmt: skip
     with pytest.raises(ConfigurationError, match="holds a run already"):
         train(small_sam("tiny_vit"), CASES[:3], CASES[3:], tmp_path / "parts", wanted)
