@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from medsa.errors import ConfigurationError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -19,3 +23,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def read_record(path: Path) -> Any:
+    """The JSON of a record that we wrote; raises `ConfigurationError` when something has damaged it."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError:
+        raise ConfigurationError(
+            f"the record {path} is damaged: put a copy of it back, or remove it to do again what it tells of"
+        ) from None

@@ -31,7 +31,7 @@ from medsa.data.volume import Volume
 from medsa.errors import BadInputError
 from medsa.evaluation.overlap import dice
 from medsa.evaluation.protocol import Case, chosen_slices
-from medsa.files import write_atomically
+from medsa.files import read_record, write_atomically
 from medsa.prompts.annotator import first_click, next_click
 from medsa.prompts.prompt import Prompt
 from medsa.sam import Sam
@@ -150,7 +150,7 @@ class Campaign:
         path = self.folder / "before.json"
         if not path.is_file():
             write_atomically(path, json.dumps(self._measured(self._untaught)).encode())
-        return dict(json.loads(path.read_text("utf-8")))
+        return dict(read_record(path))
 
     def _check(self) -> None:
         """Write down what this campaign is, or see that the folder holds the same one."""
@@ -181,7 +181,7 @@ class Campaign:
                 write_atomically(path, json.dumps(line).encode())
                 if number > 1:
                     shutil.rmtree(folder / f"round{number - 1}", ignore_errors=True)  # nobody goes on from it
-            line = json.loads(path.read_text("utf-8"))
+            line = read_record(path)
             picked += line["picked"]
             adapter = self.folder / line["adapter"] if line["adapter"] else None
             yield line

@@ -16,7 +16,7 @@ from medsa.errors import BadInputError, CancelledError
 from medsa.evaluation.evaluate import Entry, Wanted, evaluate
 from medsa.evaluation.protocol import Case
 from medsa.evaluation.unasked import evaluate_unasked
-from medsa.files import write_atomically
+from medsa.files import read_record, write_atomically
 from medsa.sam import Sam, load_sam
 from medsa.segmenter import Segmenter
 from medsa.segmenter.classes import PromptlessSam
@@ -121,7 +121,7 @@ class Comparison:
         said["labels"] = {str(value): name for value, name in self.data.labels.items()}
         said["cases"] = [sorted(case.id for case in side) for side in (self.data.training, self.data.held)]
         path = self.folder / PLAN
-        known = json.loads(path.read_text("utf-8")) if path.is_file() else said
+        known = read_record(path) if path.is_file() else said
         known["asked"] = Asked.model_validate(known["asked"]).model_dump(mode="json")
         if changed := sorted(name for name in said if known.get(name) != said[name]):
             raise BadInputError(
@@ -137,7 +137,7 @@ class Comparison:
         place = self._place(entrant, seed)
         path, spec = place / RESULT, entrant.model_dump(mode="json", exclude={"paper"})
         if path.is_file():
-            known = json.loads(path.read_text("utf-8"))
+            known = read_record(path)
             if known.pop("spec") != spec:
                 raise BadInputError(
                     f"'{place.name}' was trained otherwise: give the entrant another name, or remove {place}"
@@ -180,7 +180,7 @@ class Comparison:
                 resume=begun, told=partial(self.told, who), report=self.report, stop=self.stop,
             )  # fmt: skip
             write_atomically(path, json.dumps({"steps": done.steps, "seconds": done.seconds}).encode())
-        return json.loads(path.read_text("utf-8"))
+        return read_record(path)
 
     def _start(self, entrant: Entrant) -> Path | None:
         """The version that an entrant begins with; the warm start is trained when it is first needed."""

@@ -22,7 +22,7 @@ from medsa.data.volume import Volume
 from medsa.errors import MedsaError
 from medsa.evaluation.forgetting import FORGETTING
 from medsa.evaluation.protocol import Case, as_json
-from medsa.files import write_atomically
+from medsa.files import read_record, write_atomically
 from medsa.sam import Promptable, Sam
 from medsa.segmenter import Segmenter
 from medsa.training.cases import Nameless
@@ -284,7 +284,7 @@ def _settle(store: VersionStore, name: str, before: str | None, decision: Decisi
 
 def _used(store: VersionStore) -> set[str]:
     path = store.folder / USED
-    return set(json.loads(path.read_text("utf-8"))) if path.is_file() else set()
+    return set(read_record(path)) if path.is_file() else set()
 
 
 def _note_used(store: VersionStore, states: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from medsa.adapters.state import CARD, load_adapter, read_card, save_adapter
 from medsa.data.window import choose_window
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
 from medsa.evaluation.protocol import Case, mean, measure
-from medsa.files import write_atomically
+from medsa.files import read_record, write_atomically
 from medsa.sam import Sam
 from medsa.sam.backbone import PromptKind
 from medsa.segmenter import Segmenter
@@ -237,7 +237,7 @@ def prepare(folder: Path, request: Request, method: Method, resume: bool) -> Non
         return
     if not (folder / CHECKPOINT).is_file() or not path.is_file():
         raise ConfigurationError(f"'{folder}' holds no checkpoint to resume from")
-    known = json.loads(path.read_text("utf-8"))
+    known = read_record(path)
     changed = sorted(name for name in wanted if known.get(name) != wanted[name])
     if changed:
         raise ConfigurationError(f"the run in '{folder}' was started with other {' and '.join(changed)}")
