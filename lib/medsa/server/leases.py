@@ -84,9 +84,12 @@ class Leases:
 
     def _write(self) -> None:
         self._forget()
-        with self._writing:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self.path, json.dumps(self._offered.copy()).encode())
+        try:
+            with self._writing:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_atomically(self.path, json.dumps(self._offered.copy()).encode())
+        except OSError as error:  # a full disk: this server knows it all the same
+            logger.warning(f"{self.path.name} cannot be written: {error.strerror}")
 
 
 def _read(path: Path) -> dict[str, tuple[str, float]]:

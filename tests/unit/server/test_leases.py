@@ -54,3 +54,13 @@ def test_a_clock_that_was_put_back_keeps_nobody_out(path) -> None:
     Leases(1800, path, clock).offer("a", "ann")
     clock.now = 0
     assert list(Leases(1800, path, clock).free("a", "bob").images) == ["a"]
+
+
+def test_a_disk_that_takes_nothing_keeps_nobody_from_their_next_study(tmp_path, caplog) -> None:
+    (tmp_path / "active").write_text("a file where the folder should be")
+    leases = Leases(1800, tmp_path / "active" / "offers.json")
+    leases.offer("a", "ann")
+    assert list(leases.free("ab", "bob").images) == ["b"]
+    leases.end("a")
+    assert list(leases.free("ab", "bob").images) == ["a", "b"]
+    assert "offers.json cannot be written" in caplog.text
