@@ -10,7 +10,6 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from medsa.adapters.bottleneck import Adapter
@@ -18,6 +17,7 @@ from medsa.adapters.factor_tuning import FactorTuning, LoRA, TunedQKV
 from medsa.adapters.method import EncoderAdapters
 from medsa.adapters.space_depth import depth_attention
 from medsa.adapters.volumetric import VolumetricAdapter
+from medsa.sam.attention import attend
 from medsa.sam.tiny_vit import Block as TinyViTBlock
 from medsa.sam.tiny_vit import TinyViT, WindowAttention
 
@@ -186,14 +186,14 @@ def _attend_in_windows(block: Block, x: Tensor) -> Tensor:
 def _attend_in_depth(block: TinyViTBlock) -> Callable[[Tensor], Tensor]:
     attention: WindowAttention = block.attn
 
-    def attend(sequences: Tensor) -> Tensor:
+    def across(sequences: Tensor) -> Tensor:
         """(N, D, 1, L) -> same, without TinyViT's biases: they are of distances in a window."""
         count, depth, _, width = sequences.shape
         qkv = attention.qkv(attention.norm(sequences)).view(count, depth, attention.heads, -1).transpose(1, 2)
-        joined = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))
+        joined = attend(*qkv.chunk(3, dim=-1))
         return attention.proj(joined.transpose(1, 2).reshape(count, depth, width)).unsqueeze(2)
 
-    return attend
+    return across
 
 
 def _with_part(module: Block, **parts: nn.Module) -> Block:

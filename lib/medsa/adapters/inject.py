@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any
 
@@ -153,7 +153,8 @@ class AdaptedSam(nn.Module):
         fast = fitting(self._compiled.get("encoder"), encoder, images) if depth == 1 else None
         if fast is not None:
             return torch.cat([fast(image)[0] for image in images.split(1)])
-        with torch.no_grad(), autocast(images.device, enabled=depth > 1 and self.accelerated):
+        fast_slabs = autocast(images.device) if depth > 1 and self.accelerated else nullcontext()
+        with torch.no_grad(), fast_slabs:
             return encoder(images, depth).float()
 
     def decode(

@@ -13,6 +13,23 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor
 
+SHORT = 256
+"""Tokens up to which the weights of all pairs may be kept for the backward pass."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """Scaled dot-product attention of (B, heads, N, C), with `bias` (1, heads, N, N) added to the scores.
+
+    torch's fused kernel, but step by step where `SHORT` sequences learn in bfloat16 on a CPU: its backward
+    pass takes two to nine times as long there (`benchmarks/attention.py`).
+    """
+    learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    slow = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[-2] <= SHORT
+    if not (learns and slow):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)
+    return (scores if bias is None else scores + bias.to(scores)).softmax(dim=-1) @ v
+
 
 class FoldedAttention(Attention):
     """Computes what `Attention` with relative positions computes, (B, H, W, C) -> same."""
@@ -30,5 +47,5 @@ class FoldedAttention(Attention):
         q = torch.cat([q * self.scale, to_rows.flatten(2, 3), to_columns.flatten(2, 3)], dim=-1)
         k = torch.cat([k, place], dim=-1)
         v = F.pad(v, (0, height + width))  # fused kernels want values as long as keys
-        x = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :size]
+        x = attend(q, k, v, scale=1.0)[..., :size]
         return self.proj(x.transpose(1, 2).reshape(batch, height, width, channels))

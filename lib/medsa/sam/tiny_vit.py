@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from medsa.sam.attention import attend
+
 
 class ConvNorm(nn.Sequential):
     """Convolution without bias, batch norm."""
@@ -82,7 +84,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).view(windows, tokens, self.heads, -1).transpose(1, 2)
         q, k, v = qkv.chunk(3, dim=-1)
         bias = self.attention_biases[:, self.index].unsqueeze(0)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        x = attend(q, k, v, bias)
         return self.proj(x.transpose(1, 2).reshape(windows, tokens, width))
 
 
