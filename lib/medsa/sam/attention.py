@@ -20,8 +20,8 @@ SHORT = 256
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
     """Scaled dot-product attention of (B, heads, N, C), with `bias` (1, heads, N, N) added to the scores.
 
-    torch's fused kernel, but step by step where sequences of at most `SHORT` learn in bfloat16 on a CPU: its backward
-    pass takes two to nine times as long there (`benchmarks/attention.py`).
+    torch's fused kernel, but step by step where sequences of at most `SHORT` learn in bfloat16 on a CPU: its
+    backward pass takes two to nine times as long there (`benchmarks/attention.py`).
     """
     learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     slow = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[-2] <= SHORT
