@@ -132,8 +132,8 @@ class Loop(ABC):
             self._engine(history).run([None] * self.epoch_length)
         if not self._stopped and state.rows[-1]["step"] < state.step:
             self._measure(history)
-        history.close()
         self._save()
+        history.close()
         if not self._stopped:
             self._finish()
         return Outcome(not self._stopped, state.step, state.seconds, tuple(state.rows))
