@@ -1,6 +1,7 @@
 """What attention costs while it learns: torch's fused kernel beside `attend`, forward and backward, in turns.
 
-The shapes are those of a slab of five slices in LiteMedSAM at 128 pixels, and of depth attention; without a bias.
+The shapes are those of a slab of five slices in LiteMedSAM at 128 pixels, and of depth attention,
+without a bias.
 `python benchmarks/attention.py [--rounds N]`
 """
 
