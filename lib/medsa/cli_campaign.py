@@ -74,7 +74,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--adapter",
         type=Path,
         metavar="DIR",
-        help="the version to begin with, or none; default: the starter, and none with --image-size",
+        help="the version to begin with, or none (default: the one that comes with the backbone)",
     )
     model.add_argument("--steps", type=int, default=60, metavar="N", help="training steps a round (60)")
     model.add_argument("--settings", default="default", metavar="NAME", help="a file of configs/training")
@@ -113,8 +113,7 @@ def _campaign(args: argparse.Namespace) -> None:
     options = Options.from_conf({"backbone": args.backbone, "device": args.device, "method": args.method})
     cases = studies.read_cases(args.data)[:: args.every]
     asked = [name for name in args.labels.split(",") if name]
-    starter = None if args.image_size else starter_adapter(options.backbone)
-    origin = None if args.adapter == Path(NONE) else args.adapter or starter
+    origin = None if args.adapter == Path(NONE) else args.adapter or starter_adapter(options.backbone)
     settings = read_settings(args.settings)
     request = Request(options.method, length=Length(steps=args.steps), settings=settings)
     design = Design(

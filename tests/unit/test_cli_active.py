@@ -51,7 +51,7 @@ def test_a_campaign_writes_its_figures_and_a_page_and_is_not_done_twice(
     monkeypatch.setattr("medsa.active.campaign.CAP", 2)
     out = tmp_path / "out"
     command = ["campaign", str(labelled), "--out", str(out), "--no-gate", "--steps", "1"]
-    command += ["--image-size", "64"]
+    command += ["--image-size", "64", "--adapter", "none"]
     command += ["--strategies", "random,first", "--seeds", "1", "--start", "1", "--batch", "1"]
     command += ["--budget", "2", "--held-out", "1"]
     assert main(command) == 0

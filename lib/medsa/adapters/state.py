@@ -88,22 +88,25 @@ def read_card(folder: Path) -> Card:
 def load_adapter(sam: Sam, folder: Path) -> AdaptedSam:
     """The adapted model of a version on `sam`, in eval mode.
 
-    Raises `AdapterError` when the version was made for another backbone, other weights or another input size,
-    or when a tensor is missing, unknown, damaged or of another shape: each is named.
+    Raises `AdapterError` when the version was made for another backbone, other weights or, unless it takes
+    prompts and leaves the encoder as it is, another input size, or when a tensor is missing, unknown, damaged
+    or of another shape: each is named.
     """
     card = read_card(folder)
-    for what, theirs, ours in (
-        ("backbone", card.backbone, sam.config.name),
-        ("file of the backbone's weights", card.backbone_digest, sam.digest),
-        ("input size", card.image_size, sam.image_size),
-    ):
+
+    def same(what: str, theirs: object, ours: object) -> None:
         if theirs != ours:
             raise AdapterError(f"the adapter {folder.name} was made for another {what}: {theirs}, not {ours}")
+
+    same("backbone", card.backbone, sam.config.name)
+    same("file of the backbone's weights", card.backbone_digest, sam.digest)
     try:
         tensors = load((folder / TENSORS).read_bytes())
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{TENSORS} of the adapter {folder.name} cannot be read: {error}") from None
     model = adapt(sam, card.method).to(sam.dense_pe.device).eval()
+    if model.changes_encoder or not card.method.prompts:
+        same("input size", card.image_size, sam.image_size)
     _check(tensors, _kept(model), folder)
     model.adapters.load_state_dict(tensors, strict=False)
     if card.trained_prompts is not None:

@@ -176,9 +176,6 @@ class Plan(_Data):
         _backbone(self.backbone)
         if self.settings not in config_names("training"):
             raise ValueError(f"unknown settings '{self.settings}'; choose one of: {_listed('training')}")
-        starter = "starter" in {self.start, *(entrant.start for entrant in self.entrants)}
-        if starter and self.image_size is not None:
-            raise ValueError("a starter is for the backbone's own image_size: begin with none")
         slugs = [entrant.slug for entrant in self.entrants]
         if twice := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
             raise ValueError(f"two entrants are called '{twice[0]}': give them names")

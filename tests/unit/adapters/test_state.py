@@ -40,6 +40,20 @@ def test_another_base_is_refused(sam, version):
         load_adapter(sam, version[1])
 
 
+@torch.no_grad()
+def test_another_size_of_the_input_is_for_those_alone_that_leave_the_encoder_as_it_is(
+    sam, version, tmp_path
+) -> None:
+    other = small_sam(sam.config.name.removeprefix("small_"), image_size=64)
+    with pytest.raises(AdapterError, match="made for another input size: 48, not 64"):
+        load_adapter(other, version[1])
+    for name in ("decoder_prompt", "unet"):
+        save_adapter(adapt(sam, name), tmp_path / name)
+    assert load_adapter(other, tmp_path / "decoder_prompt").image_size == 64
+    with pytest.raises(AdapterError, match="another input size"):
+        load_adapter(other, tmp_path / "unet")
+
+
 @pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "bytes"])
 def test_a_tensor_that_does_not_fit_is_named(sam, version, damage):
     path = version[1] / "adapter.safetensors"

@@ -189,7 +189,6 @@ def test_the_command_writes_a_report_of_its_own_that_names_nobody(
         ("{title: x, budget: {steps: 1}, entrants: [{method: unet, train: false}]}", (), "knows no label"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--steps", "0"), "greater than 0"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--image-size", "100"), "multiple of 32"),
-        ("{title: x, budget: {minutes: 1}, entrants: [sam], start: starter}", ("--image-size", "128"), "own"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--dataset", "nowhere"), "unknown data set"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--labels", "liver"), "no label is called"),
     ],
