@@ -145,7 +145,7 @@ def _data(plan: Plan, args: argparse.Namespace) -> Data:
     cases, window = studies(args.data, name, official[0] if len(official) > 1 else None, "")
     labels = wanted(cases, [str(label) for label in plan.labels])
     args.output.mkdir(mode=0o700, exist_ok=True)
-    splits = Splits(args.output / "splits.json", plan.share)
+    splits = Splits(args.output / "splits.json", plan.share, alike=True)
 
     def nameless(found: Iterable[Case]) -> list[Nameless]:
         return [Nameless(splits.hashed(one.id), splits.hashed(one.patient), one.read) for one in found]

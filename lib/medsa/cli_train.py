@@ -108,7 +108,7 @@ def _train(args: argparse.Namespace) -> None:
         Length(args.epochs, args.minutes, args.steps), read_settings(args.settings), start, args.seed,
         args.window or usual,
     )  # fmt: skip
-    splits = Splits(args.out.parent / "splits.json", args.share)
+    splits = Splits(args.out.parent / "splits.json", args.share, alike=True)
     sides = splits.assign(case.patient for case in cases)
     nameless = {
         side: [

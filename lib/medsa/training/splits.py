@@ -27,7 +27,8 @@ NAMED = re.compile(r"(sub-[0-9A-Za-z]+|patient[-_]?[0-9]+)(?=_|$)", re.IGNORECAS
 class Splits:
     """The record at `path` (JSON, hash of a patient -> side), with its secret key beside it.
 
-    A new patient's side comes from a hash under that key: about `share` of them validate. With `both_sides`,
+    A new patient's side comes from a hash under that key, or with `alike` from one that everybody computes
+    alike, so that a trial can be done again elsewhere: about `share` of them validate. With `both_sides`,
     as soon as there are two patients, one that is newly assigned validates if none did so far, or trains if
     none did so far. A side once recorded stays, whatever `share` is later. Without the key nobody can tell
     from the record who is in it. Threads and processes may share a record.
@@ -35,10 +36,12 @@ class Splits:
     Raises `ConfigurationError` for a share outside 0..1, a damaged record, or a record whose key is gone.
     """
 
-    def __init__(self, path: Path, share: float = 0.2, *, both_sides: bool = True) -> None:
+    def __init__(
+        self, path: Path, share: float = 0.2, *, both_sides: bool = True, alike: bool = False
+    ) -> None:
         if not 0 <= share <= 1:
             raise ConfigurationError(f"the share of validation patients lies between 0 and 1, not at {share}")
-        self.path, self.share, self.both_sides = Path(path), share, both_sides
+        self.path, self.share, self.both_sides, self.alike = Path(path), share, both_sides, alike
         self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), mode=0o600)
 
     def side(self, patient: str) -> Side:
@@ -52,7 +55,8 @@ class Splits:
         with self._lock:
             record = self._read()
             names = {patient: _hashed(key, patient) for patient in wanted}
-            draws = {name: _draw(key, patient) for patient, name in names.items() if name not in record}
+            drawn = b"" if self.alike else key
+            draws = {name: _draw(drawn, patient) for patient, name in names.items() if name not in record}
             if draws:
                 record |= self._decide(draws, record)
                 write_atomically(self.path, json.dumps(record, indent=1, sort_keys=True).encode())

@@ -173,6 +173,20 @@ def test_the_command_writes_a_report_of_its_own_that_names_nobody(
     assert (out / "report.html").read_text().count("data:image/png;base64,") == 4
 
 
+def test_the_same_command_in_another_folder_comes_to_the_same_figures(folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("medsa.sam.load_sam", lambda *_, **__: small_sam("tiny_vit"))
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(json.dumps(CONTENT | {"entrants": ["decoder_only"], "share": 0.5}))
+    found = []
+    for name in ("one", "other"):
+        words = ["compare", str(plan), "--data", str(folder), "--output", str(tmp_path / name)]
+        assert main([*words, "--no-overlays"]) == 0
+        entrant = json.loads((tmp_path / name / "report.json").read_text())["entrants"][0]
+        found.append({key: entrant[key] for key in ("summary", "labels")})
+    assert found[0] == found[1]
+    assert len({path.read_bytes() for path in tmp_path.glob("*/splits.json.key")}) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "words", "says"),
     [

@@ -46,6 +46,13 @@ def test_two_sites_split_the_same_patients_differently(tmp_path):
     assert Splits(tmp_path / "a.json").assign(patients) != Splits(tmp_path / "b.json").assign(patients)
 
 
+def test_trials_split_the_same_patients_alike_and_still_name_nobody(tmp_path):
+    patients = [str(n) for n in range(64)]
+    one, other = (Splits(tmp_path / name, 0.25, alike=True) for name in ("a.json", "b.json"))
+    assert one.assign(patients) == other.assign(reversed(patients))
+    assert not set(json.loads(one.path.read_text())) & set(json.loads(other.path.read_text()))
+
+
 def test_the_record_names_nobody_and_is_its_owners_alone(tmp_path):
     path = tmp_path / "new" / "splits.json"
     splits = Splits(path)
