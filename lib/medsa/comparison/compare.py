@@ -81,9 +81,19 @@ class Comparison:
         self._claim()
 
     def go(self) -> list[Result]:
-        """The results of all entrants and seeds, in the plan's order."""
+        """The results of all entrants and seeds, in the plan's order; who learns nothing has one seed.
+
+        One seed after another: what was stopped has compared all entrants on the first ones.
+        """
+        seeds, entrants = range(self.plan.seeds), self.plan.entrants
+        done = {
+            (entrant.slug, seed): self._result(entrant, seed)
+            for seed in seeds
+            for entrant in entrants
+            if seed == 0 or _learns(entrant)
+        }
         return [
-            self._result(entrant, seed) for entrant in self.plan.entrants for seed in range(self.plan.seeds)
+            done[entrant.slug, seed] for entrant in entrants for seed in seeds if (entrant.slug, seed) in done
         ]
 
     def sam(self, entrant: Entrant) -> Sam:

@@ -58,6 +58,17 @@ def test_all_entrants_are_trained_and_asked_alike_and_nothing_is_done_twice(tmp_
     assert not list(tmp_path.rglob("record"))
 
 
+def test_one_seed_after_another_and_who_learns_nothing_is_asked_once(tmp_path) -> None:
+    begun = []
+    content = {**CONTENT, "entrants": ["sam", "decoder_only", "unet"], "seeds": 2, "budget": {"steps": 1}}
+    results = comparison(tmp_path, content, told=lambda who, *_: begun.append(who)).go()
+    assert [(result.entrant.name, result.seed) for result in results] == [
+        ("sam", 0), ("decoder_only", 0), ("decoder_only", 1), ("unet", 0), ("unet", 1)
+    ]  # fmt: skip
+    order = [who for who, before in zip(begun, [None, *begun], strict=False) if who != before]
+    assert order == ["sam", "decoder_only", "unet", "decoder_only", "unet"]
+
+
 def test_all_are_trained_and_asked_at_the_wanted_input_size(tmp_path) -> None:
     content = {**CONTENT, "image_size": 64, "entrants": ["decoder_only", "sam"]}
     asked = []
