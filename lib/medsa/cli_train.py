@@ -60,7 +60,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     what.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     what.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
-    what.add_argument("--image-size", type=int, metavar="S", help="pixels a side that it sees (its own)")
     what.add_argument("--method", metavar="NAME", help="see `medsa methods` (default: that of --from)")
     what.add_argument(
         "--from",
@@ -124,7 +123,7 @@ def _train(args: argparse.Namespace) -> None:
         )
     print(f"{len(nameless['training'])} studies train, {len(nameless['validation'])} validate", flush=True)
     keep_freed_memory()
-    sam = load_sam(options.backbone, device=options.device, weights=args.weights, image_size=args.image_size)
+    sam = load_sam(options.backbone, device=options.device, weights=args.weights)
     with interruptible() as stop, bars() as bar:
         try:
             trained = (train if method.prompts else train_classes)(
@@ -150,9 +149,9 @@ def _version(named: str) -> Path | None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("epochs", "steps", "image_size"):
+    for name in ("epochs", "steps"):
         if (count := getattr(args, name)) is not None and count < 1:
-            raise BadInputError(f"--{name.replace('_', '-')} must be at least 1, not {count}")
+            raise BadInputError(f"--{name} must be at least 1, not {count}")
     if args.minutes is not None and not 0 < args.minutes < 10**5:
         raise BadInputError(f"--minutes must be above 0, not {args.minutes:g}")
     if not 0 < args.share < 1:

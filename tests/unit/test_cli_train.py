@@ -34,13 +34,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_becomes_a_version_that_names_nobody(folder: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
-    words = ["train", str(folder), "--epochs", "1", "--share", "0.4", "--out", str(out)]
-    assert main([*words, "--image-size", "128"]) == 0
+    assert main(["train", str(folder), "--epochs", "1", "--share", "0.4", "--out", str(out)]) == 0
     printed = capsys.readouterr()
     assert "Dice on held-out patients" in printed.out
     assert "after" in printed.out
     card = read_card(out / "candidate")
-    assert card.image_size == 128
     assert len(card.studies["training"]) + len(card.studies["validation"]) == 4
     everything = b"".join(
         path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and folder not in path.parents
@@ -66,7 +64,6 @@ def test_a_method_without_prompts_learns_and_says_how_well(
     [
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--steps", "0"], "--steps must be at least 1"),
-        (["--steps", "1", "--image-size", "100"], "multiple of 16, not 100"),
         (["--minutes", "-1"], "--minutes must be above 0"),
         (["--epochs", "1", "--share", "1"], "--share lies between 0 and 1"),
         (["--epochs", "1", "--labels", "liver"], "no label is called 'liver'"),
