@@ -31,7 +31,7 @@ class Splits:
     alike, so that a trial can be done again elsewhere: about `share` of them validate. With `both_sides`,
     as soon as there are two patients, one that is newly assigned validates if none did so far, or trains if
     none did so far. A side once recorded stays, whatever `share` is later. Without the key nobody can tell
-    from the record who is in it. Threads and processes may share a record.
+    from the record who is in it (with `alike`, at most who is not). Threads and processes may share a record.
 
     Raises `ConfigurationError` for a share outside 0..1, a damaged record, or a record whose key is gone.
     """
