@@ -8,22 +8,20 @@ strategies begin with the same labelled studies and the same model.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medsa.active.coverage import comparable, nearest, typicality
+from medsa.active.embeddings import remembering
 from medsa.active.scores import Examined, examine, joined
 from medsa.active.strategies import Pool, choose, possible, strategy
 from medsa.adapters.state import load_adapter
@@ -141,8 +139,8 @@ class Campaign:
         """
         runs: dict[str, list[list[Line]]] = {name: [] for name in self.design.strategies}
         for seed in range(self.design.seeds):
-            for name, lines in runs.items():
-                lines.append(list(self._run(name, seed)))
+            for name, lines in self._seed(seed).items():
+                runs[name].append(lines)
         return runs
 
     def before(self) -> dict[str, float]:
@@ -167,34 +165,41 @@ class Campaign:
             )
         write_atomically(path, head.encode())
 
-    def _run(self, name: str, seed: int) -> Iterator[Line]:
-        """The rounds of one run, the first one shared by all strategies of the seed."""
-        folder = self.folder / f"{name}-{seed}"
-        picked: list[int] = []
-        adapter = self.design.origin
-        for number in range(self.design.rounds):
-            home = self.folder / f"start-{seed}" if number == 0 else folder
-            path = home / f"round{number}.json"
-            if not path.is_file():
-                self.told(f"{name}, seed {seed}, round {number + 1} of {self.design.rounds}")
-                line = self._round(name, seed, number, home, picked, adapter)
-                write_atomically(path, json.dumps(line).encode())
-                if number > 1:
-                    shutil.rmtree(folder / f"round{number - 1}", ignore_errors=True)  # nobody goes on from it
-            line = read_record(path)
-            picked += line["picked"]
-            adapter = self.folder / line["adapter"] if line["adapter"] else None
-            yield line
+    def _seed(self, seed: int) -> dict[str, list[Line]]:
+        """The rounds of all strategies under one seed; they share the first one.
 
-    def _round(
-        self, name: str, seed: int, number: int, home: Path, before: Sequence[int], adapter: Path | None
-    ) -> Line:
-        rng, served = np.random.default_rng([seed, number]), self._segmenter(adapter)
+        Round by round, so that a strategy which has picked what another one did takes over what came of it.
+        """
+        runs: dict[str, list[Line]] = {name: [] for name in self.design.strategies}
+        for number in range(self.design.rounds):
+            for name, lines in runs.items():
+                home = self.folder / (f"{name}-{seed}" if number else f"start-{seed}")
+                path = home / f"round{number}.json"
+                if not path.is_file():
+                    self.told(f"{name}, seed {seed}, round {number + 1} of {self.design.rounds}")
+                    line = self._round(name, seed, home, runs)
+                    write_atomically(path, json.dumps(line).encode())
+                lines.append(read_record(path))
+            for name in runs if number > 1 else ():  # nobody goes on from the round before any more
+                shutil.rmtree(self.folder / f"{name}-{seed}" / f"round{number - 1}", ignore_errors=True)
+        return runs
+
+    def _round(self, name: str, seed: int, home: Path, runs: Mapping[str, Sequence[Line]]) -> Line:
+        """The next round of `name`, whose folder is `home`; `runs` are the rounds of all before it."""
+        done = runs[name]
+        number, before = len(done), [n for line in done for n in line["picked"]]
+        rng, served = np.random.default_rng([seed, number]), self._untaught
+        if done:
+            served = self._segmenter(self.folder / done[-1]["adapter"] if done[-1]["adapter"] else None)
         if number == 0:
             picked, how = rng.permutation(len(self.pool))[: self.design.start].tolist(), "start"
         else:
             count = min(self.design.batch, self.design.budget - len(before))
             picked, how = self._picked(name, before, count, served, rng)
+        for other, lines in runs.items():
+            theirs = self.folder / f"{other}-{seed}" / f"round{number}"
+            if _picks(lines[: number + 1]) == [*_picks(done), picked] and theirs.is_dir():
+                return {**self._shared(lines[number], theirs, home), "how": how}
         costs = [self._annotated(n, served) for n in picked]
         frozen = [self._cost_frozen(n) for n in picked]
         learnt, what = self._learnt(home, seed, number, [*before, *picked])
@@ -208,6 +213,16 @@ class Campaign:
             "what": what,
             "figures": self._measured(self._segmenter(learnt)),
         }
+
+    def _shared(self, line: Line, theirs: Path, home: Path) -> Line:
+        """Another strategy's round, made one of `home`: the same studies in the same order teach the same."""
+        own = home / theirs.name
+        shutil.rmtree(own, ignore_errors=True)  # of a round that was ended
+        shutil.copytree(theirs, own)
+        learnt = self.folder / line["adapter"]
+        if learnt.is_relative_to(theirs):
+            line = {**line, "adapter": os.path.relpath(own / learnt.relative_to(theirs), self.folder)}
+        return line
 
     def _segmenter(self, adapter: Path | None) -> Segmenter:
         if adapter is None:
@@ -345,6 +360,10 @@ class Campaign:
         return study.volume, study.mask, dict(study.names)
 
 
+def _picks(lines: Sequence[Line]) -> list[list[int]]:
+    return [line["picked"] for line in lines]
+
+
 def clicks(
     segmenter: Segmenter, volume: Volume, truth: Mask, k: int, window: str = "auto"
 ) -> dict[str, float]:
@@ -369,32 +388,3 @@ def clicks(
         reached = [count for count, value in enumerate(curve, 1) if value >= goal]
         told[f"noc{round(100 * goal)}"] = float(reached[0] if reached else CAP)
     return told
-
-
-def remembering(sam: Sam, folder: Path) -> Sam:
-    """`sam`, from now on keeping every embedding of its frozen encoder in `folder`, by the image's content.
-
-    Runtime, scores and training then share them, in this process and in the next one. Half precision.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    encode = sam.encode
-
-    def one(image: Tensor) -> Tensor:
-        content = image.detach().cpu().contiguous().numpy()
-        name = hashlib.sha256(f"{sam.digest} {content.shape}".encode() + content.tobytes()).hexdigest()[:32]
-        path = folder / f"{name}.npy"
-        if path.is_file():
-            kept = np.load(path, allow_pickle=False)
-        else:
-            kept = encode(image).detach().cpu().numpy().astype(np.float16)
-            np.save(buffer := io.BytesIO(), kept, allow_pickle=False)
-            write_atomically(path, buffer.getvalue())
-        return torch.from_numpy(kept).to(image)
-
-    def remembered(images: Tensor) -> Tensor:
-        if images.requires_grad:
-            return encode(images)
-        return torch.cat([one(image[None]) for image in images])
-
-    sam.__dict__["encode"] = remembered  # of this object alone
-    return sam

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from tests.unit.adapters.conftest import small_sam
 from tests.unit.adapters.test_placement import randomise as taught
 
-from medsa.active.campaign import CAP, Campaign, Design, clicks, remembering
+from medsa.active.campaign import CAP, Campaign, Design, clicks
 from medsa.active.campaign_page import better_than_random, page, summed
 from medsa.active.curves import areas, compare, curve, holm, interval
+from medsa.active.embeddings import remembering
+from medsa.active.strategies import STRATEGIES
 from medsa.adapters.inject import adapt
 from medsa.adapters.state import save_adapter
 from medsa.data.volume import Volume
@@ -122,6 +124,28 @@ def test_other_strategies_and_fewer_seeds_are_the_same_campaign(done, tmp_path, 
     assert again["first"][0][0] == runs["random"][0][0]
 
 
+@pytest.mark.parametrize("gate", [False, True])
+def test_strategies_that_pick_the_same_share_their_rounds(tmp_path, monkeypatch, gate) -> None:
+    monkeypatch.setattr("medsa.active.campaign.CAP", FEW)
+    monkeypatch.setitem(STRATEGIES, "likewise", STRATEGIES["first"])
+    learnt = []
+    work = Campaign._learnt
+    monkeypatch.setattr(
+        Campaign, "_learnt", lambda *args: learnt.append(args[1].parent.name + args[1].name) or work(*args)
+    )
+    design = replace(
+        DESIGN, seeds=1, start=3, budget=5, gate=gate, policy=Policy(slices=1, rehearsal=0),
+        strategies=("first", "likewise"),
+    )  # fmt: skip
+    shared = Campaign(small_sam("vit"), CASES, design, tmp_path / "shared").run()
+    assert learnt == ["sharedstart-0", "sharedfirst-0", "sharedfirst-0"]
+    alone = Campaign(
+        small_sam("vit"), CASES, replace(design, strategies=("likewise",)), tmp_path / "alone"
+    ).run()
+    assert len(learnt) == 6
+    assert shared["likewise"] == alone["likewise"]
+
+
 def test_the_first_figure_is_that_of_the_version_it_begins_with(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("medsa.active.campaign.CAP", FEW)
     sam = small_sam("vit")
@@ -139,7 +163,7 @@ def test_another_input_size_is_another_campaign(done) -> None:
 
 
 def test_all_strategies_are_compared_on_one_seed_before_the_next(tmp_path, monkeypatch) -> None:
-    def nothing_learnt(_self, _name, _seed, _number, home, *_):
+    def nothing_learnt(_self, _name, _seed, home, _runs):
         home.mkdir(exist_ok=True)
         return {"picked": [], "adapter": ""}
 
