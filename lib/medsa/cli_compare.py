@@ -59,6 +59,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     other.add_argument("--backbone", metavar="NAME", help="for all, see `medsa backbones`")
     other.add_argument("--image-size", type=int, metavar="S", help="pixels a side that the models see")
     other.add_argument("--labels", metavar="A,B", help="names or values of the labels")
+    other.add_argument("--seeds", type=int, metavar="N", help="trainings of each; more may follow later")
     other.add_argument("--settings", metavar="NAME", help="a file of configs/training")
     other.add_argument("--cases", type=int, metavar="N", help="held-out cases that are measured, at most")
     length = other.add_mutually_exclusive_group()
@@ -123,6 +124,8 @@ def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
             entrant["backbone"] = None
     if args.image_size is not None:
         content["image_size"] = args.image_size
+    if args.seeds is not None:
+        content["seeds"] = args.seeds
     if args.settings is not None:
         content["settings"] = args.settings
     if args.labels is not None:

@@ -126,8 +126,9 @@ class Comparison:
         return [(seed, self._place(entrant, seed) / CANDIDATE) for seed in range(self.plan.seeds)]
 
     def _claim(self) -> None:
-        """Write what is compared, or check that it is the same; entrants may be added or left out."""
-        said = self.plan.model_dump(mode="json", exclude={"entrants", "others", "title", "paper", "note"})
+        """Write what is compared, or check that it is the same; entrants and seeds may be more or fewer."""
+        apart = {"entrants", "seeds", "others", "title", "paper", "note"}
+        said = self.plan.model_dump(mode="json", exclude=apart)
         said["labels"] = {str(value): name for value, name in self.data.labels.items()}
         said["cases"] = [sorted(case.id for case in side) for side in (self.data.training, self.data.held)]
         path = self.folder / PLAN
@@ -139,9 +140,13 @@ class Comparison:
                 "same, or choose another --output"
             )
         write_atomically(path, json.dumps(said, indent=1).encode())
+        for entrant in self.plan.entrants:
+            first = self.folder / f"{entrant.slug}-0"
+            if first.is_dir():  # as it was called before seeds could be added
+                first.replace(self._place(entrant, 0))
 
     def _place(self, entrant: Entrant, seed: int) -> Path:
-        return self.folder / (entrant.slug if self.plan.seeds == 1 else f"{entrant.slug}-{seed}")
+        return self.folder / (f"{entrant.slug}-{seed}" if seed else entrant.slug)
 
     def _result(self, entrant: Entrant, seed: int) -> Result:
         place = self._place(entrant, seed)

@@ -69,6 +69,21 @@ def test_one_seed_after_another_and_who_learns_nothing_is_asked_once(tmp_path) -
     assert order == ["sam", "decoder_only", "unet", "decoder_only", "unet"]
 
 
+def test_seeds_may_be_added_and_left_out(tmp_path, monkeypatch) -> None:
+    content = {**CONTENT, "entrants": ["decoder_only"], "budget": {"steps": 1}}
+    one = comparison(tmp_path, content).go()
+    begun = []
+    two = comparison(
+        tmp_path, {**content, "seeds": 2}, told=lambda who, what, part: begun.append((what, part))
+    ).go()
+    assert begun.count(("training", 1.0)) == 1
+    assert [result.entries for result in two[:1]] == [result.entries for result in one]
+    (tmp_path / "decoder-only").rename(tmp_path / "decoder-only-0")  # as it was called earlier
+    monkeypatch.setattr(module, "train", None)
+    again = comparison(tmp_path, content).go()
+    assert [result.entries for result in again] == [result.entries for result in one]
+
+
 def test_all_are_trained_and_asked_at_the_wanted_input_size(tmp_path) -> None:
     content = {**CONTENT, "image_size": 64, "entrants": ["decoder_only", "sam"]}
     asked = []
@@ -213,6 +228,7 @@ def test_the_same_command_in_another_folder_comes_to_the_same_figures(folder, tm
         ("{title: x, budget: {steps: 1}, entrants: [sam], warm_start: {steps: 1, method: msa}}", (), "place"),
         ("{title: x, budget: {steps: 1}, entrants: [{method: unet, train: false}]}", (), "knows no label"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--steps", "0"), "greater than 0"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--seeds", "0"), "greater than 0"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--image-size", "100"), "multiple of 32"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--dataset", "nowhere"), "unknown data set"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--labels", "liver"), "no label is called"),
