@@ -37,6 +37,7 @@ examples:
   medsa evaluate hippocampus/ --adapter runs/first/candidate --seeds 3 --json first.json
   medsa evaluate hippocampus/ --adapter runs/first/candidate --controls all --wrong runs/liver --json c.json
   medsa evaluate hippocampus/ --volumes --prompts 1,5,box --deepest --json volumes.json
+  medsa evaluate hippocampus/ --adapter versions/v0003 --json h.json --card "Hippocampus, T1 MR"
 """
 
 PROMPTS = "1,3,10,box,box0.75,box0.5,noc"
@@ -56,6 +57,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     evaluate.add_argument("data", metavar="DATA", type=Path)
     evaluate.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
     evaluate.add_argument("--html", type=Path, metavar="FILE", help="the same as a page to look at")
+    evaluate.add_argument(
+        "--card", metavar="TITLE", help="add Dice to the model card of --adapter, under this title"
+    )
     what = evaluate.add_argument_group("what is asked")
     add_options(what)
     what.add_argument(
@@ -115,6 +119,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise BadInputError("--raw asks about slices: a model by itself knows no volumes")
     if args.afresh and not args.raw:
         raise BadInputError("--afresh goes with --raw: the runtime itself refines the mask before")
+    if args.card is not None:
+        _check_card(args)
     check_window(args.window or "auto")
     check_output(args.json, (".json",))
     if args.html:
@@ -178,6 +184,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     write_atomically(args.json, json.dumps(figures, indent=1).encode())
     if args.html:
         write_atomically(args.html, page(figures).encode())
+    if args.card is not None:
+        _add_to_card(args, figures)
     record.unlink()
     _print(figures)
     print(f"wrote {args.json}{f' and {args.html}' if args.html else ''}")
@@ -293,6 +301,32 @@ def _figures(entries: Sequence[Entry]) -> dict[str, Any]:
     names = dict.fromkeys(entry["control"] for entry in entries if "control" in entry)
     controls = {name: summary([entry for entry in entries if entry.get("control") == name]) for name in names}
     return {**found, "controls": controls} if controls else found
+
+
+def _check_card(args: argparse.Namespace) -> None:
+    from medsa.segmenter.served import NONE
+    from medsa.training.model_card import NAME
+
+    if args.adapter in (None, Path(NONE)) or not (args.adapter / NAME).is_file():
+        raise BadInputError(f"--card goes with --adapter DIR, the folder of a version with its {NAME}")
+    if not args.card.strip() or "\n" in args.card:
+        raise BadInputError("--card is a title: one line of text")
+
+
+def _add_to_card(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
+    from medsa.comparison.report import said
+    from medsa.training.model_card import add_figures
+
+    asked, summary = figures["protocol"], figures["summary"]
+    what = "whole volumes" if asked["slices"] is None else f"{asked['slices']} slices of each label and case"
+    words = [f"--{name}" for name in ("deepest", "anywhere", "raw", "afresh", "slabs") if asked[name]]
+    by_prompt = {said(name): values["dice"] for name, values in summary.items() if name != "numbers"}
+    add_figures(
+        args.adapter,
+        args.card,
+        f"`medsa evaluate {' '.join([*words, f'--seeds {args.seeds}'])}` on {asked['cases']} cases, {what}",
+        by_prompt,
+    )
 
 
 def _print(figures: Mapping[str, Any]) -> None:

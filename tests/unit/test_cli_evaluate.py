@@ -23,6 +23,7 @@ from medsa.evaluation.asking import Protocol
 from medsa.evaluation.forgetting import DrawnAbdomen
 from medsa.sam import Sam, build_sam
 from medsa.segmenter import Segmenter
+from medsa.training.model_card import write_model_card
 
 SHAPE = (48, 40, 6)
 
@@ -86,6 +87,21 @@ def test_every_prompt_and_metric_is_there_the_same_twice_and_names_nobody(data, 
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.json", "out.json"]
     assert "box0.75" in capsys.readouterr().out
+
+
+def test_figures_are_added_to_the_versions_model_card(data, tmp_path, capsys) -> None:
+    version, out = tmp_path / "version", tmp_path / "out.json"
+    save_adapter(adapt(build_sam("lite_medsam", image_size=64), "decoder_only"), version)
+    words = ("--prompts", "1,box", "--slices", "1", "--adapter", str(version), "--card", "Two blocks")
+    assert run(data, out, *words) == 2
+    assert "model_card.md" in capsys.readouterr().err
+    card = write_model_card(version, data="nothing", training="none")
+    assert run(data, out, *words) == 0
+    dice = json.loads(out.read_text())["summary"]["box"]["dice"]
+    text = card.read_text()
+    assert "### Two blocks\n" in text
+    assert f"| box | {dice['mean']:.3f} | {dice['low']:.3f} to {dice['high']:.3f} | 4 |" in text
+    assert "`medsa evaluate --seeds 1` on 2 cases, 1 slices of each label and case" in text
 
 
 def test_a_study_without_any_object_is_passed_over(data, tmp_path) -> None:
@@ -298,6 +314,7 @@ def test_volumes_are_asked_for_in_space_and_shown_on_a_page(data, tmp_path) -> N
         (("--labels", "liver"), "no label is called"),
         (("--raw", "--volumes"), "knows no volumes"),
         (("--afresh",), "goes with --raw"),
+        (("--card", "title"), "goes with --adapter"),
         (("--controls", "of"), "unknown control 'of'"),
         (("--controls", "off"), "no adapter"),
         (("--window", "nowhere"), "unknown window"),

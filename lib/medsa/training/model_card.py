@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from medsa.adapters.state import TENSORS, Card, read_card
 from medsa.config import config_names
+from medsa.errors import BadInputError, NotFoundError
 from medsa.evaluation.protocol import Case
 from medsa.files import write_atomically
 from medsa.sam import read_backbone
@@ -40,6 +41,25 @@ def write_model_card(
     path = folder / NAME
     text = model_card(read_card(folder), _stored(folder), data, training, figures or {}, measured, limits)
     write_atomically(path, text.encode())
+    return path
+
+
+def add_figures(folder: Path, title: str, asked: str, figures: Mapping[str, Mapping[str, float]]) -> Path:
+    """Put Dice by prompt, of what `asked` says, under `title` into the model card of the version in `folder`.
+
+    `figures` are as for `write_model_card`, `title` is one line; a table of the same title is replaced.
+    Raises `NotFoundError` where there is no card, `BadInputError` for one that we did not write.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise NotFoundError(f"'{folder}' holds no {NAME} that figures could be added to")
+    head, limits, rest = path.read_text("utf-8").partition("\n## Limits\n")
+    if not limits:
+        raise BadInputError(f"'{path}' is no model card as medsa writes it")
+    first, *tables = head.split("\n### ")
+    kept = [table for table in tables if table.partition("\n")[0] != title]
+    table = "\n".join([title, "", *_measured(figures, asked)])
+    write_atomically(path, ("\n### ".join([first, *kept, table]) + limits + rest).encode())
     return path
 
 

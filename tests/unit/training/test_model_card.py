@@ -10,9 +10,9 @@ from tests.unit.adapters.conftest import small_sam
 from medsa.adapters.inject import adapt
 from medsa.adapters.state import SHIPPED, read_card, save_adapter
 from medsa.data.volume import Volume
-from medsa.errors import NotFoundError
+from medsa.errors import BadInputError, NotFoundError
 from medsa.training.cases import Nameless
-from medsa.training.model_card import kind_of, write_model_card
+from medsa.training.model_card import add_figures, kind_of, write_model_card
 
 FIGURES = {"1 point": {"mean": 0.81234, "low": 0.7, "high": 0.9, "n": 24}}
 
@@ -44,6 +44,33 @@ def test_a_card_is_written_from_the_versions_own_files(tmp_path: Path, method: s
     assert not {"0a", "0b", "0c"} & set(text.split())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert read_card(tmp_path).labels == ("liver",)
+
+
+def test_figures_found_later_are_added_once_by_their_title(tmp_path: Path) -> None:
+    save_adapter(adapt(small_sam("vit"), "med_sa_2d"), tmp_path, metrics={"after": {"1 pt": 0.8}})
+    path = write_model_card(tmp_path, data="CT volumes", training="3 steps")
+    before = path.read_text()
+    for mean, title in ((0.1, "Skin"), (0.2, "Polyps"), (0.3, "Skin")):
+        figures = {"1 point": {"mean": mean, "low": 0.05, "high": 0.9, "n": 7}}
+        add_figures(tmp_path, title, "eyes open", figures)
+    text = path.read_text()
+    assert [text.count(part) for part in ("### Skin\n", "### Polyps\n", "eyes open:", "| 0.100 |")] == [
+        1,
+        1,
+        2,
+        0,
+    ]
+    assert "| 1 point | 0.300 | 0.050 to 0.900 | 7 |" in text
+    kept = [line for line in text.splitlines() if line in before.splitlines()]
+    assert kept[-1] == before.splitlines()[-1]
+    assert set(before.splitlines()) <= set(text.splitlines())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("# Mine")
+    with pytest.raises(BadInputError, match="no model card"):
+        add_figures(tmp_path, "Skin", "", figures)
+    path.unlink()
+    with pytest.raises(NotFoundError):
+        add_figures(tmp_path, "Skin", "", figures)
 
 
 def test_a_folder_without_a_version_gets_none(tmp_path: Path) -> None:
