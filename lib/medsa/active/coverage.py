@@ -30,14 +30,24 @@ def comparable(looks: Looks) -> Looks:
 
 
 def distances(looks: Looks, others: Looks) -> Floats:
-    """(N, M) Euclidean."""
-    squared = (looks**2).sum(axis=1)[:, None] - 2 * looks @ others.T + (others**2).sum(axis=1)
-    return np.sqrt(np.maximum(squared, 0)).astype(np.float64)
+    """(N, M) Euclidean, to 1e-7: in single precision equals would lie as much as 1e-3 apart."""
+    return np.sqrt(np.maximum(_squared(looks, others), 0))
 
 
 def nearest(looks: Looks, others: Looks) -> Floats:
     """(N,) the distance to the nearest of `others` (M, D); infinite without any."""
-    return distances(looks, others).min(axis=1) if len(others) else np.full(len(looks), np.inf)
+    if not len(others):
+        return np.full(len(looks), np.inf)
+    return np.sqrt(np.maximum(_squared(looks, others).min(axis=1), 0))
+
+
+def _squared(looks: Looks, others: Looks) -> Floats:
+    """(N, M) the squares of the distances; rounding may leave them a little below 0."""
+    looks, others = looks.astype(np.float64), others.astype(np.float64)
+    squared = -2 * looks @ others.T
+    squared += (others**2).sum(axis=1)
+    squared += (looks**2).sum(axis=1)[:, None]
+    return squared
 
 
 def typicality(looks: Looks) -> Floats:
