@@ -318,15 +318,11 @@ def _add_to_card(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     from medsa.training.model_card import add_figures
 
     asked, summary = figures["protocol"], figures["summary"]
-    what = "whole volumes" if asked["slices"] is None else f"{asked['slices']} slices of each label and case"
     words = [f"--{name}" for name in ("deepest", "anywhere", "raw", "afresh", "slabs") if asked[name]]
+    words += ["--volumes" if args.volumes else f"--slices {args.slices}", f"--seeds {args.seeds}"]
     by_prompt = {said(name): values["dice"] for name, values in summary.items() if name != "numbers"}
-    add_figures(
-        args.adapter,
-        args.card,
-        f"`medsa evaluate {' '.join([*words, f'--seeds {args.seeds}'])}` on {asked['cases']} cases, {what}",
-        by_prompt,
-    )
+    what = f"`medsa evaluate {' '.join(words)}` on {asked['cases']} cases"
+    add_figures(args.adapter, args.card, what, by_prompt)
 
 
 def _print(figures: Mapping[str, Any]) -> None:

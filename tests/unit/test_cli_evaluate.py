@@ -101,7 +101,7 @@ def test_figures_are_added_to_the_versions_model_card(data, tmp_path, capsys) ->
     text = card.read_text()
     assert "### Two blocks\n" in text
     assert f"| box | {dice['mean']:.3f} | {dice['low']:.3f} to {dice['high']:.3f} | 4 |" in text
-    assert "`medsa evaluate --seeds 1` on 2 cases, 1 slices of each label and case" in text
+    assert "`medsa evaluate --slices 1 --seeds 1` on 2 cases:" in text
 
 
 def test_a_study_without_any_object_is_passed_over(data, tmp_path) -> None:
