@@ -297,7 +297,7 @@ class Campaign:
             name: sum(name in self._study(self.pool[n]).names.values() for n in before) for name in by_label
         }
         return Pool(
-            unsure, held, typicality(free), nearest(free, covered), free, by_label, len(before), counts
+            unsure, held, typicality(free), nearest(free, covered)[0], free, by_label, len(before), counts
         )
 
     def _examined(self, n: int, prototypes: Mapping[str, Prototypes], segmenter: Segmenter) -> Examined:

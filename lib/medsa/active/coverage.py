@@ -34,11 +34,13 @@ def distances(looks: Looks, others: Looks) -> Floats:
     return np.sqrt(np.maximum(_squared(looks, others), 0))
 
 
-def nearest(looks: Looks, others: Looks) -> Floats:
-    """(N,) the distance to the nearest of `others` (M, D); infinite without any."""
+def nearest(looks: Looks, others: Looks) -> tuple[Floats, NDArray[np.intp]]:
+    """(N,) the distance to the nearest of `others` (M, D), and which it is; infinite and -1 without any."""
     if not len(others):
-        return np.full(len(looks), np.inf)
-    return np.sqrt(np.maximum(_squared(looks, others).min(axis=1), 0))
+        return np.full(len(looks), np.inf), np.full(len(looks), -1, np.intp)
+    squared = _squared(looks, others)
+    which = squared.argmin(axis=1)
+    return np.sqrt(np.maximum(squared[np.arange(len(looks)), which], 0)), which
 
 
 def _squared(looks: Looks, others: Looks) -> Floats:

@@ -77,24 +77,35 @@ class Known:
 
 
 class Novelty:
-    """How far each known study is from the nearest covered one; only what is newly covered is computed."""
+    """How far each known study is from the nearest covered one; only what has changed is computed."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: Known, covered: Sequence[str] = ()) -> None:
         self.known = known
-        self._covered: frozenset[int] = frozenset()
-        self._far = nearest(known.looks, known.looks[:0])
+        self.covered = covered
+        """What was asked about last."""
+        self._rows: frozenset[int] = frozenset()
+        self._far, self._whose = nearest(known.looks, known.looks[:0])
+        self.of(covered)
 
     def of(self, covered: Sequence[str]) -> Floats:
         """(N,) for all rows, when these studies are covered; infinite without any."""
-        rows = frozenset(n for n in self.known.at(covered).tolist() if n >= 0)
-        rows = frozenset(n for n in rows if not np.isnan(self.known.looks[n]).any())
-        if not self._covered <= rows:
-            self._covered, self._far = frozenset(), nearest(self.known.looks, self.known.looks[:0])
-        new = sorted(rows - self._covered)
-        if new:
-            self._far = np.fmin(self._far, nearest(self.known.looks, self.known.looks[new]))
-        self._covered = rows
-        return np.where(np.isnan(self.known.looks[:, 0]), np.nan, self._far)
+        unseen = np.isnan(self.known.looks[:, 0])
+        rows = frozenset(n for n in self.known.at(covered).tolist() if n >= 0 and not unseen[n])
+        if gone := self._rows - rows:
+            lost = np.flatnonzero(np.isin(self._whose, list(gone)))
+            self._far[lost] = np.inf
+            self._cover(lost, self._rows & rows)
+        self._cover(np.arange(len(unseen)), rows - self._rows)
+        self.covered, self._rows = covered, rows
+        return np.where(unseen, np.nan, self._far)
+
+    def _cover(self, studies: NDArray[np.intp], by: frozenset[int]) -> None:
+        if not by:
+            return
+        rows = np.array(sorted(by))
+        far, which = nearest(self.known.looks[studies], self.known.looks[rows])
+        closer = far < self._far[studies]
+        self._far[studies[closer]], self._whose[studies[closer]] = far[closer], rows[which[closer]]
 
 
 class Shelf:
@@ -114,10 +125,14 @@ class Shelf:
             threading.Thread(target=self.renew, args=(encoder, model), name="book").start()
         return read[1] if read[0][1:] == state[1:] else Novelty(Known.of({}, encoder, model))
 
-    def renew(self, encoder: str, model: str) -> Novelty:
-        """Read it now, unless another thread just did."""
+    def renew(self, encoder: str, model: str, covered: Sequence[str] = ()) -> Novelty:
+        """Read it now, unless another thread just did.
+
+        The distances to `covered`, or else to what the last question was about, are ready with it.
+        """
         with self._reading:
             state = (self.book.stamp, encoder, model)
             if self._read is None or self._read[0] != state:
-                self._read = state, Novelty(Known.of(self.book.pages(), encoder, model))
+                covered = covered or (self._read[1].covered if self._read else ())
+                self._read = state, Novelty(Known.of(self.book.pages(), encoder, model), covered)
             return self._read[1]

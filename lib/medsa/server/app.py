@@ -36,6 +36,7 @@ from medsa.server.leases import Leases
 from medsa.server.offers import Offered, Offers
 from medsa.server.retraining import Retraining, with_versions
 from medsa.server.scoring import METHODS, Score, Scoring, book_of
+from medsa.server.store import FINAL
 from medsa.server.stores import open_store
 from medsa.server.tasks import ClickTask, Runtime, Task
 from medsa.server.train import NAME, MedsaTrain
@@ -232,7 +233,8 @@ class MedsaApp(MONAILabelApp):
         """In a thread that is waited for: native code must not run on while the process ends."""
         try:
             self.runtime.warm_up()
-            self.shelf.renew(*keys_of(self.runtime.segmenter, self.options.window))
+            labelled = self._datastore.get_labeled_images(FINAL)
+            self.shelf.renew(*keys_of(self.runtime.segmenter, self.options.window), labelled)
         except Exception as error:  # noqa: BLE001 - the first click will tell the user
             logger.warning(f"warming up failed\n{privacy.frames(error)}")
 

@@ -56,3 +56,16 @@ def test_an_empty_book_knows_nothing_and_another_model_is_read_beside_the_questi
     known = shelf.newest("encoder", "promoted").known
     assert np.isfinite(known.typical).sum() == 7
     assert np.isnan(known.unsure).all()
+
+
+def test_distances_are_ready_before_the_question_and_after_new_scores(tmp_path, monkeypatch) -> None:
+    shelf, found = Shelf(Book(tmp_path / "book.sqlite")), dict(zip(NAMES, pages().values(), strict=True))
+    shelf.book.write(found)
+    before = shelf.renew("encoder", "model", NAMES[:3])
+    expected = before.of(NAMES[:3])[before.known.at(NAMES)]
+    assert np.isfinite(expected[:7]).all()
+    shelf.book.write({NAMES[3]: found[NAMES[3]]})
+    after = shelf.renew("encoder", "model")
+    assert after is not before
+    monkeypatch.setattr("medsa.active.known.nearest", None)
+    np.testing.assert_allclose(after.of(NAMES[:3])[after.known.at(NAMES)], expected, rtol=0, atol=1e-6)

@@ -22,7 +22,7 @@ def pool(seed: int = 0, labelled: int = 3) -> Pool:
         unsure=rng.permutation(np.arange(1.0, SIZE + 1)) / SIZE,
         held=rng.random(SIZE),
         typical=typicality(looks[:SIZE]),
-        novel=nearest(looks[:SIZE], looks[SIZE:]),
+        novel=nearest(looks[:SIZE], looks[SIZE:])[0],
         looks=looks[:SIZE],
         by_label=by_label,
         labelled=labelled,
@@ -58,7 +58,7 @@ def test_uncertainty_takes_the_least_sure_and_first_the_first() -> None:
 def test_diversity_takes_the_farthest_and_then_what_is_far_from_that_too() -> None:
     places = np.array([[0, 0], [0.1, 0], [5, 0], [5.1, 0], [0, 4]], np.float32)
     rng, nan = np.random.default_rng(0), np.full(5, np.nan)
-    novel = nearest(places, places[:1])
+    novel = nearest(places, places[:1])[0]
     known = Pool(nan, nan, np.ones(5), novel, places, labelled=1)
     found = [choice.n for choice in choose(STRATEGIES["diversity"], known, 3, rng)]
     assert found[:2] == [3, 4]
@@ -137,5 +137,8 @@ def test_distances_are_those_of_euclid(n: int, d: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = (rng.normal(size=(count, d)).astype(np.float32) for count in (n, 3))
     plain = np.linalg.norm(a[:, None].astype(float) - b[None], axis=2)
-    np.testing.assert_allclose(distances(a, b), plain, atol=2e-3)
-    assert np.isinf(nearest(a, b[:0])).all()
+    np.testing.assert_allclose(distances(a, b), plain, atol=1e-6)
+    far, which = nearest(a, b)
+    np.testing.assert_allclose(far, plain.min(axis=1), atol=1e-6)
+    np.testing.assert_allclose(far, plain[np.arange(n), which], atol=1e-6)
+    assert np.isinf(nearest(a, b[:0])[0]).all()
