@@ -26,7 +26,9 @@ from medsa.training.loop import CHECKPOINT, Progress
 from medsa.training.settings import Settings, read_settings
 from medsa.training.train import CANDIDATE, DECODER, Request, Trained, train
 
-PLAN, TRAINED, RECORD, RESULT, WARM = "plan.json", "trained.json", "record", "result.json", "warm-start"
+PLAN, TRAINED, RECORD, RESULT = "plan.json", "trained.json", "record", "result.json"
+WARM = "_warm-start"
+"""The folder of the plan's warm start; no entrant's own name comes to one with an underscore."""
 
 Told = Callable[[str, str, float], None]
 """Told of whom (an entrant's name) what is being done ("training", ...), and which part (0..1) is done."""
@@ -140,13 +142,9 @@ class Comparison:
                 "same, or choose another --output"
             )
         write_atomically(path, json.dumps(said, indent=1).encode())
-        for entrant in self.plan.entrants:
-            first = self.folder / f"{entrant.slug}-0"
-            if first.is_dir():  # as it was called before seeds could be added
-                first.replace(self._place(entrant, 0))
 
     def _place(self, entrant: Entrant, seed: int) -> Path:
-        return self.folder / (f"{entrant.slug}-{seed}" if seed else entrant.slug)
+        return self.folder / (f"{entrant.slug}_{seed}" if seed else entrant.slug)
 
     def _result(self, entrant: Entrant, seed: int) -> Result:
         place = self._place(entrant, seed)
