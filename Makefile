@@ -30,10 +30,11 @@ demo: $(STAMP)  ## start Orthanc, demo studies and the server; CHECK=1 does it w
 
 test: $(STAMP)  ## everything: unit, real Orthanc, real browser (about 35 minutes)
 	@scripts/system-packages orthanc chromium dciodvfy
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory unit
+	@$(BIN)/python -m pytest tests/integration tests/browser
 
-unit: $(STAMP)  ## the unit tests alone
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+unit: $(STAMP)  ## the unit tests alone, on all cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy and, for the panel in OHIF, oxlint
 	@$(BIN)/ruff check .
