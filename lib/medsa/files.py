@@ -6,9 +6,11 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from medsa.errors import ConfigurationError
+
+Kind = TypeVar("Kind", dict, list)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -25,11 +27,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def read_record(path: Path) -> Any:
-    """The JSON of a record that we wrote; raises `ConfigurationError` when something has damaged it."""
+def read_record(path: Path, kind: type[Kind], *names: str) -> Kind:
+    """The JSON of a record that we wrote, a `kind` (dict or list) that holds all `names`.
+
+    Raises `ConfigurationError` when something has damaged it.
+    """
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
+        if isinstance(found, kind) and all(name in found for name in names):
+            return found
     except ValueError:
-        raise ConfigurationError(
-            f"the record {path} is damaged: put a copy of it back, or remove it to do again what it tells of"
-        ) from None
+        pass
+    raise ConfigurationError(
+        f"the record {path} is damaged: put a copy of it back, or remove it to do again what it tells of"
+    )

@@ -148,7 +148,7 @@ class Campaign:
         path = self.folder / "before.json"
         if not path.is_file():
             write_atomically(path, json.dumps(self._measured(self._untaught)).encode())
-        return dict(read_record(path))
+        return read_record(path, dict)
 
     def _check(self) -> None:
         """Write down what this campaign is, or see that the folder holds the same one."""
@@ -179,7 +179,7 @@ class Campaign:
                     self.told(f"{name}, seed {seed}, round {number + 1} of {self.design.rounds}")
                     line = self._round(name, seed, home, runs)
                     write_atomically(path, json.dumps(line).encode())
-                lines.append(read_record(path))
+                lines.append(read_record(path, dict, "picked", "clicks", "adapter", "figures"))
             for name in runs if number > 1 else ():  # nobody goes on from the round before any more
                 shutil.rmtree(self.folder / f"{name}-{seed}" / f"round{number - 1}", ignore_errors=True)
         return runs

@@ -134,7 +134,7 @@ class Comparison:
         said["labels"] = {str(value): name for value, name in self.data.labels.items()}
         said["cases"] = [sorted(case.id for case in side) for side in (self.data.training, self.data.held)]
         path = self.folder / PLAN
-        known = read_record(path) if path.is_file() else said
+        known = read_record(path, dict, "asked") if path.is_file() else said
         known["asked"] = Asked.model_validate(known["asked"]).model_dump(mode="json")
         if changed := sorted(name for name in said if known.get(name) != said[name]):
             raise BadInputError(
@@ -150,7 +150,7 @@ class Comparison:
         place = self._place(entrant, seed)
         path, spec = place / RESULT, entrant.model_dump(mode="json", exclude={"paper"})
         if path.is_file():
-            known = read_record(path)
+            known = read_record(path, dict, "spec", "steps", "seconds", "counts", "entries")
             if known.pop("spec") != spec:
                 raise BadInputError(
                     f"'{place.name}' was trained otherwise: give the entrant another name, or remove {place}"
@@ -193,7 +193,7 @@ class Comparison:
                 resume=begun, told=partial(self.told, who), report=self.report, stop=self.stop,
             )  # fmt: skip
             write_atomically(path, json.dumps({"steps": done.steps, "seconds": done.seconds}).encode())
-        return read_record(path)
+        return read_record(path, dict, "steps", "seconds")
 
     def _start(self, entrant: Entrant) -> Path | None:
         """The version that an entrant begins with; the warm start is trained when it is first needed."""

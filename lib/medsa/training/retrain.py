@@ -284,7 +284,7 @@ def _settle(store: VersionStore, name: str, before: str | None, decision: Decisi
 
 def _used(store: VersionStore) -> set[str]:
     path = store.folder / USED
-    return set(read_record(path)) if path.is_file() else set()
+    return set(read_record(path, list)) if path.is_file() else set()
 
 
 def _note_used(store: VersionStore, states: Iterable[str]) -> None:

@@ -237,7 +237,7 @@ def prepare(folder: Path, request: Request, method: Method, resume: bool) -> Non
         return
     if not (folder / CHECKPOINT).is_file() or not path.is_file():
         raise ConfigurationError(f"'{folder}' holds no checkpoint to resume from")
-    known = read_record(path)
+    known = read_record(path, dict)
     changed = sorted(name for name in wanted if known.get(name) != wanted[name])
     if changed:
         raise ConfigurationError(f"the run in '{folder}' was started with other {' and '.join(changed)}")

@@ -126,9 +126,10 @@ def test_a_folder_of_another_comparison_is_left_alone(tmp_path) -> None:
     changed = {"name": "SAM", "method": "decoder_only"}
     with pytest.raises(BadInputError, match="another name"):
         comparison(tmp_path, content | {"entrants": [changed]}).go()
-    path.write_text(path.read_text()[:-9])
-    with pytest.raises(ConfigurationError, match=r"plan.json is damaged"):
-        comparison(tmp_path, content)
+    for damaged in (path.read_text()[:-9], "[]", "{}"):
+        path.write_text(damaged)
+        with pytest.raises(ConfigurationError, match=r"plan.json is damaged"):
+            comparison(tmp_path, content)
 
 
 def test_a_warm_start_is_trained_once_and_its_time_is_given_to_those_without_it(tmp_path) -> None:
