@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from medsa.comparison.figures import Figures, prompts_of
 from medsa.comparison.report import said
 from medsa.evaluation.unasked import UNASKED
+
+APART = 0.5
+"""Part of the way between two prompts that the entrants' marks at one of them are spread over."""
 
 
 def plots(figures: Figures) -> dict[str, bytes]:
@@ -42,7 +48,7 @@ def _drawn(draw: Callable[[Axes], None]) -> bytes:
     axes = figure.subplots()
     draw(axes)
     axes.grid(alpha=0.3)
-    axes.set(ylim=(0, 1), ylabel="Dice")
+    axes.set(ylim=(max(0.0, math.floor(10 * axes.get_ylim()[0]) / 10), 1), ylabel="Dice")
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return png(figure)
 
@@ -52,21 +58,30 @@ def _colour(place: int) -> Any:
 
 
 def _curves(axes: Axes, figures: Figures, prompts: list[str]) -> None:
-    """A line for each entrant over `prompts`; those that take none are level ones."""
-    for place, line in enumerate(figures["entrants"]):
+    """A line for each entrant over `prompts`, side by side; those that take none are level ones."""
+    entrants = figures["entrants"]
+    for place, line in enumerate(entrants):
+        aside = ((place + 0.5) / len(entrants) - 0.5) * APART
         known = [
-            (at, line["summary"][name]["dice"]) for at, name in enumerate(prompts) if name in line["summary"]
+            (at + aside, line["summary"][name]["dice"])
+            for at, name in enumerate(prompts)
+            if name in line["summary"]
         ]
         if known:
             at, values = zip(*known, strict=True)
-            means = [value["mean"] for value in values]
-            axes.plot(at, means, marker="o", color=_colour(place), label=line["name"])
-            low, high = ([value[end] for value in values] for end in ("low", "high"))
-            axes.fill_between(at, low, high, color=_colour(place), alpha=0.08)
+            axes.errorbar(
+                at, [value["mean"] for value in values], yerr=np.transpose(list(map(_span, values))),
+                fmt="o-", color=_colour(place), markersize=4, linewidth=0.8, elinewidth=1, label=line["name"],
+            )  # fmt: skip
         elif UNASKED in line["summary"]:
             mean = line["summary"][UNASKED]["dice"]["mean"]
             axes.axhline(mean, linestyle="--", color=_colour(place), label=f"{line['name']} (no prompt)")
     axes.set_xticks(range(len(prompts)), list(map(said, prompts)))
+
+
+def _span(dice: Figures) -> tuple[float, float]:
+    """How far the interval reaches below the mean, and above."""
+    return dice["mean"] - dice["low"], dice["high"] - dice["mean"]
 
 
 def _against(axes: Axes, figures: Figures, prompt: str, value: Callable[[Figures, str], float]) -> None:
@@ -76,16 +91,19 @@ def _against(axes: Axes, figures: Figures, prompt: str, value: Callable[[Figures
         if asked not in line["summary"]:
             continue
         dice = line["summary"][asked]["dice"]
-        span = [[dice["mean"] - dice["low"]], [dice["high"] - dice["mean"]]]
         axes.errorbar(
-            value(line, asked), dice["mean"], yerr=span, fmt="s" if asked == UNASKED else "o", capsize=3,
-            color=_colour(place), label=f"{line['name']}, {said(asked)}",
+            value(line, asked), dice["mean"], yerr=np.reshape(_span(dice), (2, 1)), capsize=3,
+            fmt="s" if asked == UNASKED else "o", color=_colour(place),
+            label=f"{line['name']}, {said(asked)}",
         )  # fmt: skip
     if value is _trained:
         axes.set_xscale("symlog", linthresh=1e4)
         axes.set(xlim=(-1e3, None), xlabel="parameters that learn")
     else:
         axes.set(xscale="log", xlabel="milliseconds of an answer, with its encoding")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _trained(line: Figures, _prompt: str) -> float:
