@@ -20,7 +20,7 @@ from medsa.data.write import nrrd_bytes
 from medsa.demo.studies import DemoStudy
 from medsa.errors import MedsaError
 from medsa.evaluation import dice
-from medsa.prompts.annotator import first_click, next_click
+from medsa.prompts.annotator import first_click, next_click, tight_box
 
 FLOOR = (
     0.5  # mean Dice of the first clicks; one click on an unknown object is a guess that a second one corrects
@@ -35,47 +35,60 @@ class CheckError(MedsaError):
 
 @dataclass(frozen=True)
 class Row:
-    """One organ: where it was clicked (i, j, k), Dice on that slice and seconds, for one and two clicks."""
+    """One organ: where it was clicked (i, j, k), Dice on that slice and seconds: two clicks and a box."""
 
     study: str
     organ: str
     click: tuple[int, int, int]
     first: tuple[float, float]
     second: tuple[float, float]
+    box: tuple[float, float]
 
 
 def check(url: str, dicomweb_url: str, studies: Sequence[DemoStudy]) -> None:
-    """Click every organ of every study with truth, store one mask, read it back; print what came of it.
+    """Ask for every organ of every study with truth, store one mask, read it back; print what came of it.
 
     Raises `CheckError` when the mean Dice of the first clicks is below `FLOOR` or that of the second ones is
     lower still, when a click changes other slices, and when the SEG in the store is not what was saved.
     """
     rows = []
     with httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False) as client:
-        print(f"{'study':9} {'organ':13} {'click':>13}   1 click: Dice      s   2 clicks: Dice      s")
+        print(
+            f"{'study':9} {'organ':13} {'click':>13}   1 click: Dice      s   2 clicks: Dice      s"
+            "   a box: Dice      s"
+        )
         for study in studies:
             for organ, truth in study.truth.items():
-                row, mask = _click(client, study, organ, truth)
+                row, mask = _asked(client, study, organ, truth)
                 rows.append(row)
                 print(
                     f"{row.study:9} {row.organ:13} {'{},{},{}'.format(*row.click):>13}"
-                    f"{row.first[0]:16.2f} {row.first[1]:6.2f} {row.second[0]:16.2f} {row.second[1]:6.2f}",
+                    f"{row.first[0]:16.2f} {row.first[1]:6.2f} {row.second[0]:16.2f} {row.second[1]:6.2f}"
+                    f"{row.box[0]:15.2f} {row.box[1]:6.2f}",
                     flush=True,
                 )
                 if study.name == "abdomen" and organ == "liver":
                     saved = study, organ, mask
-        first = float(np.mean([row.first[0] for row in rows]))
-        second = float(np.mean([row.second[0] for row in rows]))
+        first, second, box = (
+            float(np.mean([answer[0] for answer in answers]))
+            for answers in zip(*((row.first, row.second, row.box) for row in rows), strict=True)
+        )
         latency = float(np.median([row.second[1] for row in rows]))
-        print(f"mean Dice {first:.2f}, then {second:.2f}; median of a second click {1e3 * latency:.0f} ms")
+        print(
+            f"mean Dice {first:.2f}, then {second:.2f}, with a box {box:.2f}; "
+            f"median of a second click {1e3 * latency:.0f} ms"
+        )
         _save(client, dicomweb_url, *saved)
         print(f"saved {saved[1]} of {saved[0].name}: the SEG is in the store and reads back the same")
     if first < FLOOR or second < first:
         raise CheckError(f"the mean Dice is {first:.2f}, then {second:.2f}: below {FLOOR}, or falling")
 
 
-def _click(client: httpx.Client, study: DemoStudy, organ: str, truth: NDArray) -> tuple[Row, NDArray]:
-    """One click at the organ's deepest point on its largest slice, then one where the mask is most wrong."""
+def _asked(client: httpx.Client, study: DemoStudy, organ: str, truth: NDArray) -> tuple[Row, NDArray]:
+    """A click at the organ's deepest point on its largest slice, one where the mask is most wrong; a box.
+
+    Returns with the row the mask (I, J, K) of the two clicks.
+    """
     k = int(truth.sum(axis=(0, 1)).argmax())
     wanted = truth[:, :, k]
     first = first_click(wanted)
@@ -88,7 +101,10 @@ def _click(client: httpx.Client, study: DemoStudy, organ: str, truth: NDArray) -
         points["foreground" if second.positive else "background"].append([*second.index, k])
     mask, seconds = infer(client, study.series_uid, points)
     results.append((dice(mask[:, :, k], wanted), seconds))
-    return Row(study.name, organ, (first.index[0], first.index[1], k), results[0], results[1]), mask
+    corners = [[*map(int, corner), k] for corner in tight_box(wanted)]
+    boxed, seconds = infer(client, study.series_uid, {"box": corners})
+    results.append((dice(boxed[:, :, k], wanted), seconds))
+    return Row(study.name, organ, (first.index[0], first.index[1], k), *results), mask
 
 
 def infer(
