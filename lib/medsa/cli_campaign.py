@@ -149,7 +149,7 @@ def _campaign(args: argparse.Namespace) -> None:
         "runs": f"{args.seeds} seeds; {args.start} studies, then {args.batch} a round up to {args.budget}",
         "training": f"{args.steps} steps a round, {'no gate' if args.no_gate else 'with the gate'}",
     }
-    figures = json.dumps({"said": said, **summary, "runs": runs}, indent=1)
+    figures = json.dumps({"said": said, **summary, "runs": runs}, indent=1, allow_nan=False)
     write_atomically(args.out / "campaign.json", figures.encode())
     write_atomically(args.out / "report.html", page(runs, summary, said).encode())
     _print(summary)

@@ -56,7 +56,7 @@ def test_a_campaign_writes_its_figures_and_a_page_and_is_not_done_twice(
     command += ["--budget", "2", "--held-out", "1"]
     assert main(command) == 0
     assert "better than random beyond chance: none" in capsys.readouterr().out
-    found = json.loads((out / "campaign.json").read_text())
+    found = json.loads((out / "campaign.json").read_text(), parse_constant=pytest.fail)
     assert set(found["runs"]) == {"random", "first"}
     assert found["said"]["model"] == "lite_medsam at 64 pixels, decoder_only, from the base"
     assert found["runs"]["first"][0][1]["how"] == "first"

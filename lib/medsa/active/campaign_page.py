@@ -49,8 +49,8 @@ def summed(runs: Runs, before: Mapping[str, float]) -> dict[str, Any]:
                 "one": one.one,
                 "other": one.other,
                 **_told(one.difference),
-                "p": one.p,
-                "corrected": one.corrected,
+                "p": _finite(one.p),
+                "corrected": _finite(one.corrected),
             }
             for one in compare(found)
         ]
@@ -62,7 +62,7 @@ def better_than_random(summary: Mapping[str, Any], level: float = 0.05) -> list[
     found = []
     for pair in summary["pairs"]["studies"]:
         names = {pair["one"]: pair["mean"], pair["other"]: -pair["mean"]}
-        if "random" in names and pair["corrected"] < level:
+        if "random" in names and pair["corrected"] is not None and pair["corrected"] < level:
             found += [name for name, gain in names.items() if name != "random" and gain > 0]
     return found
 
@@ -123,7 +123,12 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 def _told(value: Interval) -> dict[str, float | None]:
     bounds = {"mean": value.mean, "low": value.low, "high": value.high}
-    return {name: round(one, 5) if math.isfinite(one) else None for name, one in bounds.items()}
+    return {name: _finite(round(one, 5)) for name, one in bounds.items()}
+
+
+def _finite(value: float) -> float | None:
+    """None, as JSON has it, where there is no number."""
+    return value if math.isfinite(value) else None
 
 
 def _cell(value: Mapping[str, Any], *, sign: bool = False) -> str:
@@ -133,8 +138,8 @@ def _cell(value: Mapping[str, Any], *, sign: bool = False) -> str:
     return f"{value['mean']:{form}} <small>{value['low']:{form}} to {value['high']:{form}}</small>"
 
 
-def _p(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
