@@ -165,7 +165,7 @@ def test_another_input_size_is_another_campaign(done) -> None:
 def test_all_strategies_are_compared_on_one_seed_before_the_next(tmp_path, monkeypatch) -> None:
     def nothing_learnt(_self, _name, _seed, home, _runs):
         home.mkdir(exist_ok=True)
-        return {"picked": [], "adapter": ""}
+        return {"picked": [], "clicks": 0.0, "adapter": "", "figures": {}}
 
     monkeypatch.setattr("medsa.active.campaign.Campaign._round", nothing_learnt)
     told = []
