@@ -149,7 +149,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _curves(runs: Runs, before: Mapping[str, float]) -> Figure:
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(12.5, 4), layout="constrained")
     for axes, over in zip(figure.subplots(1, 2, sharey=True), ("studies", "clicks"), strict=True):
         for name, seeds in runs.items():
             _band(axes, [curve(rounds, METRIC, over) for rounds in seeds], name)
@@ -158,7 +158,8 @@ def _curves(runs: Runs, before: Mapping[str, float]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(NAMES[METRIC])
-    figure.axes[0].legend(loc="lower right", fontsize="small")
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside right upper", fontsize="small", frameon=False)
     return figure
 
 
@@ -169,7 +170,7 @@ def _band(axes: Axes, curves: Sequence[tuple[Any, Any]], name: str) -> None:
     values = np.stack([np.interp(at, spent, found) for spent, found in curves])
     (line,) = axes.plot(at, values.mean(axis=0), marker="." if len(at) < 30 else "", label=name)
     axes.fill_between(
-        at, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.12, linewidth=0
+        at, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.07, linewidth=0
     )
 
 
