@@ -80,8 +80,8 @@ def _curves(axes: Axes, figures: Figures, prompts: list[str]) -> None:
 
 
 def _span(dice: Figures) -> tuple[float, float]:
-    """How far the interval reaches below the mean, and above."""
-    return dice["mean"] - dice["low"], dice["high"] - dice["mean"]
+    """How far the interval reaches below the mean, and above; rounding may leave an end on the other side."""
+    return max(0.0, dice["mean"] - dice["low"]), max(0.0, dice["high"] - dice["mean"])
 
 
 def _against(axes: Axes, figures: Figures, prompt: str, value: Callable[[Figures, str], float]) -> None:
