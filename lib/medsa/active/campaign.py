@@ -148,7 +148,7 @@ class Campaign:
         path = self.folder / "before.json"
         if not path.is_file():
             write_atomically(path, json.dumps(self._measured(self._untaught)).encode())
-        return read_record(path, dict)
+        return read_record(path, dict, *METRICS)
 
     def _check(self) -> None:
         """Write down what this campaign is, or see that the folder holds the same one."""
