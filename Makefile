@@ -28,13 +28,13 @@ demo: $(STAMP)  ## start Orthanc, demo studies and the server; CHECK=1 does it w
 	@scripts/system-packages orthanc
 	@exec $(BIN)/python -m medsa.demo --port $(PORT) $(if $(filter-out 0 no,$(CHECK)),--check)
 
-test: $(STAMP)  ## everything: unit, real Orthanc, real browser (about 35 minutes)
+test: $(STAMP)  ## everything: unit, real Orthanc, real browser (half an hour to an hour)
 	@scripts/system-packages orthanc chromium dciodvfy
 	@$(MAKE) --no-print-directory unit
-	@$(BIN)/python -m pytest tests/integration tests/browser
+	@$(BIN)/python -m pytest tests/integration tests/browser $(ARGS)
 
 unit: $(STAMP)  ## the unit tests alone, on all cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy and, for the panel in OHIF, oxlint
 	@$(BIN)/ruff check .
