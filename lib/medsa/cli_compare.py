@@ -31,7 +31,7 @@ with --no-overlays.
 
 EXAMPLES = """\
 examples:
-  medsa compare configs/experiments/methods.yaml --data hippocampus/ --minutes 10 --output runs/methods
+  medsa compare configs/experiments/small_methods.yaml --data hippocampus/ --minutes 10 --output runs/methods
   medsa compare configs/experiments/med_sa_table1.yaml --data BTCV/ --backbone lite_medsam --output runs/btcv
 """
 

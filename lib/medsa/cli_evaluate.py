@@ -42,6 +42,7 @@ examples:
 
 PROMPTS = "1,3,10,box,box0.75,box0.5,noc"
 CONTROLS = ("background", "off", "forgetting")
+LARGEST = 2048  # pixels a side that images are enlarged to, at most
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -78,6 +79,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     what.add_argument("--every", type=int, default=1, metavar="N", help="each Nth case alone (1)")
     what.add_argument(
+        "--pixels", type=int, default=0, metavar="N", help="a side that smaller images are enlarged to first"
+    )
+    what.add_argument(
         "--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice, nsd (2)"
     )
     what.add_argument("--window", metavar="SPEC", help="as for `segment` (default: the data set's, or auto)")
@@ -113,6 +117,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     for name in ("seeds", "slices", "every"):
         if getattr(args, name) < 1:
             raise BadInputError(f"--{name} must be at least 1")
+    if not 0 <= args.pixels <= LARGEST:
+        raise BadInputError(f"--pixels must be 0 (as they are) to {LARGEST}")
     if not 0 <= args.tolerance < float("inf"):
         raise BadInputError("--tolerance must be a distance in mm, 0 or more")
     if args.raw and args.volumes:
@@ -148,7 +154,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         background="background" in controls,
     )
     slices = None if args.volumes else args.slices
-    wanted = Wanted(protocol, {}, args.seeds, slices, labels, window, not args.unnamed)
+    wanted = Wanted(protocol, {}, args.seeds, slices, labels, window, not args.unnamed, args.pixels)
     unasked = _takes_no_prompts(args)
     record = args.json.with_name(f".{args.json.name}.record")
     with tqdm(total=len(cases), unit="case", leave=False, disable=None) as bar:
@@ -171,6 +177,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             "deepest": args.deepest,
             "anywhere": args.anywhere,
             "slices": slices,
+            "pixels": args.pixels,
             "tolerance": args.tolerance,
             "cases": len(cases),
             "raw": args.raw,
@@ -319,6 +326,7 @@ def _add_to_card(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
 
     asked, summary = figures["protocol"], figures["summary"]
     words = [f"--{name}" for name in ("deepest", "anywhere", "raw", "afresh", "slabs") if asked[name]]
+    words += [f"--pixels {args.pixels}"] if args.pixels else []
     words += ["--volumes" if args.volumes else f"--slices {args.slices}", f"--seeds {args.seeds}"]
     by_prompt = {said(name): values["dice"] for name, values in summary.items() if name != "numbers"}
     what = f"`medsa evaluate {' '.join(words)}` on {asked['cases']} cases"

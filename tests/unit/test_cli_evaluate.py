@@ -197,6 +197,23 @@ def test_in_slabs_only_models_with_depth_answer_otherwise(data, tmp_path, monkey
     assert (depth, flat) == (False, True)
 
 
+def test_small_images_are_enlarged_when_asked(data, tmp_path, capsys) -> None:
+    words = ("--prompts", "box", "--slices", "1", "--controls", "none")
+    out, html = tmp_path / "large.json", tmp_path / "large.html"
+    assert run(data, out, *words, "--pixels", "96", "--html", str(html)) == 0
+    large = json.loads(out.read_text())
+    assert large["protocol"]["pixels"] == 96
+    assert "of at least 96 pixels a side" in html.read_text()
+    assert run(data, out, *words, "--pixels", "48") == 0  # which they have
+    as_they_are = json.loads(out.read_text())
+    assert run(data, out, *words) == 0
+    plain = json.loads(out.read_text())
+    assert as_they_are["summary"] == plain["summary"] != large["summary"]
+    assert [entry["slice"] for entry in large["cases"]] == [entry["slice"] for entry in plain["cases"]]
+    assert run(data, out, *words, "--pixels", "-1") == 2
+    assert "--pixels must be 0 (as they are) to 2048" in capsys.readouterr().err
+
+
 @pytest.fixture
 def unasked(monkeypatch, tmp_path) -> Path:
     """A version that takes no prompts and knows one of the two blocks, and another label."""

@@ -19,6 +19,7 @@ import numpy as np
 from medsa.errors import BadInputError
 from medsa.evaluation.answering import hold, together
 from medsa.evaluation.asking import Answers, Dialogue, Protocol, Target, dialogues, objects
+from medsa.evaluation.enlarged import enlarged
 from medsa.evaluation.protocol import Case
 from medsa.files import write_atomically
 from medsa.segmenter import Segmenter
@@ -41,6 +42,7 @@ class Wanted:
 
     `labels` are names by value, none for all; `model` says what answers, so that no other one goes on with
     a record; `window` is how volumes are looked at. With `named` a model that has learnt labels is told them.
+    Images of a smaller side than `pixels` are enlarged to it first.
     """
 
     protocol: Protocol
@@ -50,6 +52,7 @@ class Wanted:
     labels: Mapping[int, str] = field(default_factory=dict)
     window: str = "auto"
     named: bool = True
+    pixels: int = 0
 
 
 def evaluate(
@@ -153,8 +156,9 @@ def _entry(one: _Object, seed: int, control: str, answer: Answers, protocol: Pro
 
 def _objects(case: Case, number: int, patient: int, part: _Part) -> Iterator[_Object]:
     """The objects of a case, slice by slice; of its volume what is looked at is kept."""
-    volume, mask, names = case.read()
     wanted, model = part.wanted, next(iter(part.models.values()))
+    volume, mask, names = case.read()
+    volume, mask = enlarged(volume, mask, wanted.pixels)
     window = model.window(model.seen(volume)[0], wanted.window)
     labels = {value: {**names, **wanted.labels}[value] for value in names.keys() & (wanted.labels or names)}
     places = sorted((-1 if k is None else k, value)

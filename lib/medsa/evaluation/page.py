@@ -27,6 +27,8 @@ def page(figures: Mapping[str, Any]) -> str:
     """The page of what `medsa evaluate` writes as JSON."""
     model, protocol = figures["model"], figures["protocol"]
     what = "volumes" if protocol["slices"] is None else f"{protocol['slices']} slices of each label and case"
+    if protocol.get("pixels"):
+        what += f" of at least {protocol['pixels']} pixels a side"
     said = {
         "backbone": model["backbone"]
         + (", by itself" if protocol.get("raw") else "")

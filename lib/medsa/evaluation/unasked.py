@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medsa.evaluation.asking import objects
+from medsa.evaluation.enlarged import enlarged
 from medsa.evaluation.evaluate import Entry, Wanted, opened
 from medsa.evaluation.metrics import compare
 from medsa.evaluation.protocol import Case
@@ -44,6 +45,7 @@ def _measured(
     classifier: Classifier, case: Case, wanted: Wanted, number: int, patient: int
 ) -> Iterator[Entry]:
     volume, mask, names = case.read()
+    volume, mask = enlarged(volume, mask, wanted.pixels)
     labels: Mapping[int, str] = wanted.labels or names
     asked = [
         (value, k)
