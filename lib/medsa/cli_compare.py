@@ -75,8 +75,6 @@ def _compare(args: argparse.Namespace) -> None:
     plan = _changed(read_plan(args.config), args)
     if args.output.exists() and not args.output.is_dir():
         raise BadInputError(f"'{args.output}' is a file: --output names a folder")
-    if not args.output.absolute().parent.is_dir():
-        raise BadInputError(f"there is no folder '{args.output.parent}' to make '{args.output.name}' in")
 
     from medsa.cli_train import bars, interruptible
     from medsa.comparison.cards import write_cards
@@ -147,7 +145,7 @@ def _data(plan: Plan, args: argparse.Namespace) -> Data:
     official = () if name is None else read_dataset(name).splits
     cases, window = studies(args.data, name, official[0] if len(official) > 1 else None, "")
     labels = wanted(cases, [str(label) for label in plan.labels])
-    args.output.mkdir(mode=0o700, exist_ok=True)
+    args.output.mkdir(mode=0o700, parents=True, exist_ok=True)
     splits = Splits(args.output / "splits.json", plan.share, alike=True)
 
     def nameless(found: Iterable[Case]) -> list[Nameless]:

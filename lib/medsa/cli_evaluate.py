@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medsa.evaluation.protocol import Case
     from medsa.sam.promptable import Promptable
     from medsa.segmenter import Segmenter
+    from medsa.training.cases import Case as Study
 
 EVALUATE = """\
 Ask a model with the prompts of the simulated annotator, and compare its masks with the labels.
@@ -27,7 +28,8 @@ DATA is as for `medsa train`. Clicks: the first anywhere on the object (by seed)
 further one at the deepest point of the largest wrong region. Boxes: tight, or with an IoU of 0.75 or 0.5 with
 the tight one. noc: clicks needed for Dice 0.85 and 0.9, failures counted at the cap. Controls: background is
 a click far away, which should not give the object; off is the same without the adapter; forgetting is a set
-that no adapter was taught. A version without prompts (ma_sam) is measured on the same objects, unasked: the
+that no adapter was taught. Patients whose studies taught --adapter are left out, as long as it lies in its
+run's folder. A version without prompts (ma_sam) is measured on the same objects, unasked: the
 prompt "none". The record beside FILE grows: the same command goes on where it was stopped.
 """
 
@@ -76,6 +78,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument("--volumes", action="store_true", help="whole volumes instead of slices")
     what.add_argument(
         "--slabs", action="store_true", help="a model with depth sees slices in slabs, as in volumes"
+    )
+    what.add_argument(
+        "--taught",
+        action="store_true",
+        help="ask about patients who taught --adapter, too: no proof of anything",
     )
     what.add_argument("--every", type=int, default=1, metavar="N", help="each Nth case alone (1)")
     what.add_argument(
@@ -142,6 +149,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from medsa.training.cases import wanted as named
 
     cases, window = studies(args.data, args.dataset, args.split, "test")
+    if not args.taught:
+        cases = _untaught(cases, args.adapter)
     cases, window = cases[:: args.every], args.window or window
     asked = [name for name in args.labels.split(",") if name]
     labels = named(cases, asked) if asked else {}
@@ -184,6 +193,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             "afresh": args.afresh,
             "slabs": args.slabs,
             "named": not args.unnamed,
+            "taught": args.taught,
             "window": window,
         },
         **_figures(entries),
@@ -249,6 +259,23 @@ def _named(sam: Promptable) -> dict[str, str]:
         "adapter": sam.adapter_digest,
         "precision": "bfloat16" if sam.accelerated and is_fast(sam.dense_pe.device) else "float32",
     }
+
+
+def _untaught(cases: Sequence[Study], adapter: Path | None) -> Sequence[Study]:
+    """What is left of the cases without the patients who taught the adapter; a line says how many went."""
+    from medsa.evaluation.untaught import untaught
+    from medsa.segmenter.served import NONE
+
+    if adapter in (None, Path(NONE)):
+        return cases
+    left = untaught(cases, adapter)
+    if not left:
+        raise BadInputError(
+            f"all {len(cases)} cases are of patients who taught {adapter}: give others, or --taught"
+        )
+    if len(left) < len(cases):
+        print(f"{len(cases) - len(left)} of {len(cases)} cases are of patients who taught it: left out")
+    return left
 
 
 def _takes_no_prompts(args: argparse.Namespace) -> bool:
@@ -325,7 +352,9 @@ def _add_to_card(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     from medsa.training.model_card import add_figures
 
     asked, summary = figures["protocol"], figures["summary"]
-    words = [f"--{name}" for name in ("deepest", "anywhere", "raw", "afresh", "slabs") if asked[name]]
+    words = [
+        f"--{name}" for name in ("deepest", "anywhere", "raw", "afresh", "slabs", "taught") if asked[name]
+    ]
     words += [f"--pixels {args.pixels}"] if args.pixels else []
     words += ["--volumes" if args.volumes else f"--slices {args.slices}", f"--seeds {args.seeds}"]
     by_prompt = {said(name): values["dice"] for name, values in summary.items() if name != "numbers"}

@@ -23,7 +23,9 @@ from medsa.evaluation.asking import Protocol
 from medsa.evaluation.forgetting import DrawnAbdomen
 from medsa.sam import Sam, build_sam
 from medsa.segmenter import Segmenter
+from medsa.training.cases import read_cases
 from medsa.training.model_card import write_model_card
+from medsa.training.splits import Splits
 
 SHAPE = (48, 40, 6)
 
@@ -102,6 +104,36 @@ def test_figures_are_added_to_the_versions_model_card(data, tmp_path, capsys) ->
     assert "### Two blocks\n" in text
     assert f"| box | {dice['mean']:.3f} | {dice['low']:.3f} to {dice['high']:.3f} | 4 |" in text
     assert "`medsa evaluate --slices 1 --seeds 1` on 2 cases:" in text
+
+
+def test_patients_who_taught_an_adapter_say_nothing_about_it(data, tmp_path, capsys) -> None:
+    version, out = tmp_path / "run" / "candidate", tmp_path / "out.json"
+    splits, model = (
+        Splits(tmp_path / "splits.json"),
+        adapt(build_sam("lite_medsam", image_size=64), "decoder_only"),
+    )
+    splits.assign(case.patient for case in read_cases(data))
+    words = ("--prompts", "box", "--slices", "1", "--adapter", str(version))
+    save_adapter(
+        model, version, studies={"training": [splits.hashed("doe1")], "validation": [splits.hashed("doe0")]}
+    )
+    assert run(data, out, *words) == 0
+    assert "1 of 2 cases are of patients who taught it: left out" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert (found["protocol"]["cases"], found["protocol"]["taught"]) == (1, False)
+    assert run(data, out, *words, "--taught") == 0
+    every = json.loads(out.read_text())
+    assert (every["protocol"]["cases"], every["protocol"]["taught"]) == (2, True)
+    assert found["cases"] == [
+        entry for entry in every["cases"] if entry["case"] == 0
+    ]  # the other one is left
+    save_adapter(model, version, studies={"training": [splits.hashed(f"doe{n}") for n in range(2)]})
+    assert run(data, out, *words) == 2
+    assert "all 2 cases are of patients who taught" in capsys.readouterr().err
+    copied = tmp_path / "elsewhere" / "run" / "candidate"
+    shutil.copytree(version, copied)
+    assert run(data, out, *words[:-1], str(copied)) == 0
+    assert json.loads(out.read_text())["protocol"]["cases"] == 2
 
 
 def test_a_study_without_any_object_is_passed_over(data, tmp_path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.state import load_adapter, starter_adapter
-from medsa.comparison.plan import Asked, Entrant, Plan
+from medsa.comparison.plan import Asked, Entrant, Plan, WarmStart
 from medsa.errors import BadInputError, CancelledError
 from medsa.evaluation.evaluate import Entry, Wanted, evaluate
 from medsa.evaluation.protocol import Case
@@ -22,6 +22,7 @@ from medsa.segmenter import Segmenter
 from medsa.segmenter.classes import PromptlessSam
 from medsa.training.classes import promptless, train_classes
 from medsa.training.items import evenly
+from medsa.training.length import Length
 from medsa.training.loop import CHECKPOINT, Progress
 from medsa.training.settings import Settings, read_settings
 from medsa.training.train import CANDIDATE, DECODER, Request, Trained, train
@@ -171,7 +172,7 @@ class Comparison:
         request = Request(
             entrant.read(),
             self.data.labels,
-            self.plan.length_of(entrant),
+            self.plan.length_of(entrant, self._took(entrant)),
             _settings(self.plan),
             self._start(entrant),
             seed,
@@ -205,13 +206,26 @@ class Comparison:
             raise BadInputError(f"{entrant.name}: no starter adapter comes with {backbone}")
         if entrant.start == "starter" or plan.warm_start is None:
             return base
+        return self._warm(entrant, plan.warm_start)[0] / CANDIDATE
+
+    def _warm(self, entrant: Entrant, warm: WarmStart) -> tuple[Path, dict[str, Any]]:
+        """Folder, steps and seconds of the warm start on an entrant's backbone, trained if it never was."""
+        plan, backbone = self.plan, entrant.backbone or self.plan.backbone
         place = self.folder / (WARM if entrant.backbone is None else f"{WARM}-{backbone}")
+        base = starter_adapter(backbone) if plan.start == "starter" else None
         request = Request(
-            plan.warm_start.method, self.data.labels, plan.warm_start.length, _settings(plan), base,
+            warm.method, self.data.labels, warm.length, _settings(plan), base,
             window=self.data.window, measured=0,
         )  # fmt: skip
-        self._run("warm start", train, self.sam(entrant), place, request)
-        return place / CANDIDATE
+        return place, self._run("warm start", train, self.sam(entrant), place, request)
+
+    def _took(self, entrant: Entrant) -> Length | None:
+        """Minutes and steps of the warm start, where they are needed to know how long an entrant learns."""
+        warm = self.plan.warm_start
+        if warm is None or not self.plan.mixed or self.plan.begins_warm(entrant):
+            return None
+        done = self._warm(entrant, warm)[1]
+        return Length(None, done["seconds"] / 60, int(done["steps"]))
 
     def _evaluated(self, entrant: Entrant, seed: int) -> list[Entry]:
         asked, record = self.plan.asked, self._place(entrant, seed) / RECORD

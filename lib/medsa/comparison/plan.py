@@ -40,12 +40,13 @@ class Budget(_Data):
         """The same as the engines take it."""
         return Length(self.epochs, self.minutes, self.steps)
 
+    @property
+    def unit(self) -> str:
+        """What it counts: minutes, steps or epochs."""
+        return next(name for name in ("minutes", "steps", "epochs") if getattr(self, name) is not None)
+
     def __str__(self) -> str:
-        return ", ".join(
-            f"{value:g} {name}"
-            for name in ("minutes", "steps", "epochs")
-            if (value := getattr(self, name)) is not None
-        )
+        return f"{getattr(self, self.unit):g} {self.unit}"
 
 
 class WarmStart(Budget):
@@ -179,22 +180,36 @@ class Plan(_Data):
         slugs = [entrant.slug for entrant in self.entrants]
         if twice := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
             raise ValueError(f"two entrants are called '{twice[0]}': give them names")
+        if self.mixed and self.budget.epochs is not None:
+            raise ValueError("the budget is in epochs, so the warm start must be, too")
         return self
 
-    def length_of(self, entrant: Entrant) -> Length:
-        """How long an entrant is trained; one that does not begin warm gets the warm start's time besides."""
+    def begins_warm(self, entrant: Entrant) -> bool:
+        """Whether an entrant begins with the plan's warm start, where it has one."""
+        return entrant.start == "warm" and not entrant.promptless
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the warm start is named in another unit than the budget."""
+        return self.warm_start is not None and self.warm_start.unit != self.budget.unit
+
+    def length_of(self, entrant: Entrant, took: Length | None = None) -> Length:
+        """How long an entrant is trained; one that does not begin warm gets the warm start's length besides.
+
+        `took` is what that was in minutes and in steps, for a plan that is `mixed`.
+        """
         length, warm = self.budget.length, self.warm_start
-        if warm is None or (entrant.start == "warm" and not entrant.promptless):
+        if warm is None or self.begins_warm(entrant):
             return length
+        more = took or warm.length
 
         def both(one: float | None, other: float | None) -> float | None:
             return one if one is None or other is None else one + other
 
-        steps = both(length.steps, warm.steps)
-        epochs = both(length.epochs, warm.epochs)
+        epochs, steps = both(length.epochs, more.epochs), both(length.steps, more.steps)
         return Length(
             None if epochs is None else int(epochs),
-            both(length.minutes, warm.minutes),
+            both(length.minutes, more.minutes),
             None if steps is None else int(steps),
         )
 

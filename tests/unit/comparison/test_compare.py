@@ -152,6 +152,27 @@ def test_a_warm_start_is_trained_once_and_its_time_is_given_to_those_without_it(
     assert card["method"]["carries"]
 
 
+def test_a_warm_start_in_another_unit_is_given_as_it_came_out(tmp_path) -> None:
+    content = CONTENT | {
+        "budget": {"minutes": 1e-4},
+        "warm_start": {"steps": 3},
+        "entrants": ["unet", "decoder_only"],
+    }
+    made = comparison(tmp_path, content)
+    made.go()
+    (unet, decoder), warm = (
+        made.plan.entrants,
+        json.loads((tmp_path / "_warm-start/trained.json").read_text()),
+    )
+    took = Length(minutes=warm["seconds"] / 60, steps=3)
+    assert made.plan.length_of(unet, took) == Length(minutes=1e-4 + warm["seconds"] / 60)
+    assert made.plan.length_of(decoder, took) == Length(minutes=1e-4)
+    learnt = json.loads((tmp_path / "unet/trained.json").read_text())
+    assert learnt["seconds"] >= 0.9 * warm["seconds"]
+    with pytest.raises(ValueError, match="in epochs, so the warm start must be"):
+        Plan.model_validate(content | {"budget": {"epochs": 2}})
+
+
 def test_no_name_of_an_entrant_is_the_folder_of_another_run(tmp_path) -> None:
     entrants = [{"name": name, "method": "decoder_only"} for name in ("warm start", "rank", "rank 1")]
     content = CONTENT | {"warm_start": {"steps": 3}, "entrants": entrants, "seeds": 2}
@@ -181,7 +202,7 @@ def test_the_command_writes_a_report_of_its_own_that_names_nobody(
     others = {"nnUNet": {"none": {"average": 0.8}}}
     entrants = [{"method": "decoder_only", "paper": {"box": {"average": {"iou": 0.7}}}}, "unet"]
     plan.write_text(json.dumps(CONTENT | {"entrants": entrants, "others": others, "seeds": 2}))
-    out = tmp_path / "out"
+    out = tmp_path / "runs" / "out"
     words = ["compare", str(plan), "--data", str(folder), "--output", str(out), "--steps", "1"]
     assert main(words) == 0
     printed = capsys.readouterr()
