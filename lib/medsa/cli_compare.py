@@ -58,7 +58,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     other = compare.add_argument_group("instead of what CONFIG says")
     other.add_argument("--backbone", metavar="NAME", help="for all, see `medsa backbones`")
     other.add_argument("--image-size", type=int, metavar="S", help="pixels a side that the models see")
-    other.add_argument("--labels", metavar="A,B", help="names or values of the labels")
+    other.add_argument("--labels", metavar="A,B", help="names or values of the labels, or 1=NAME")
     other.add_argument("--seeds", type=int, metavar="N", help="trainings of each; more may follow later")
     other.add_argument("--settings", metavar="NAME", help="a file of configs/training")
     other.add_argument("--cases", type=int, metavar="N", help="held-out cases that are measured, at most")

@@ -73,7 +73,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument(
         "--anywhere", action="store_true", help="further clicks anywhere in the largest wrong region"
     )
-    what.add_argument("--labels", default="", metavar="A,B", help="names or values (default: all)")
+    what.add_argument("--labels", default="", metavar="A,B", help="names or values, or 1=NAME (default: all)")
     what.add_argument("--slices", type=int, default=2, metavar="N", help="slices of each label and case (2)")
     what.add_argument("--volumes", action="store_true", help="whole volumes instead of slices")
     what.add_argument(

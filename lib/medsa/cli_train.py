@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what = train.add_argument_group("what is learnt")
     add_options(what)
     what.add_argument(
-        "--labels", default="", metavar="A,B", help="names or values of the labels (default: all)"
+        "--labels", default="", metavar="A,B", help="names or values of the labels, or 1=NAME (default: all)"
     )
     what.add_argument("--backbone", default="lite_medsam", metavar="NAME", help="see `medsa backbones`")
     what.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint of one's own for it")
@@ -102,8 +103,10 @@ def _train(args: argparse.Namespace) -> None:
     method = read_card(start).method if start and not args.method else read_method(args.method or DEFAULT)
     if args.start is None and method.prompts:
         start = starter_adapter(options.backbone)
+    labels = wanted(cases, [name for name in args.labels.split(",") if name])
+    cases = [replace(case, names={**case.names, **labels}) for case in cases]
     request = Request(
-        args.method, wanted(cases, [name for name in args.labels.split(",") if name]),
+        args.method, labels,
         Length(args.epochs, args.minutes, args.steps), read_settings(args.settings), start, args.seed,
         args.window or usual,
     )  # fmt: skip

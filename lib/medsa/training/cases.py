@@ -153,24 +153,35 @@ def _series(path: Path) -> bool:
 
 
 def wanted(cases: Sequence[Case], labels: Sequence[str]) -> dict[int, str]:
-    """The values and names that `labels` (names or values, as a user writes them) mean in `cases`.
+    """The values and names that `labels` mean in `cases`: names, values, or `VALUE=NAME` to give one a name.
 
-    Names are those of the layout, else the values of the first case in which something is marked. Raises
-    `BadInputError` with what there is.
+    Names are those of the layout. Without `labels` it is all that the layout names, or else all values that
+    occur: then every case is read. Raises `BadInputError` with what there is.
     """
     known: dict[int, str] = {}
     for case in cases:
         known |= case.names
-    if not known:
-        known = next((names for names in (case.read()[2] for case in cases) if names), known)
     if not labels:
-        return known
+        return known or _occurring(cases)
     by_name = {name.casefold(): value for value, name in known.items()}
-    found = {}
-    for label in labels:
-        value = int(label) if label.isdigit() else by_name.get(label.strip().casefold())
-        if value is None:
+    found: dict[int, str] = {}
+    for label in map(str.strip, labels):
+        number, _, name = map(str.strip, label.partition("="))
+        value = int(number) if number.isdecimal() else by_name.get(label.casefold())
+        if not value or value in found:
             listed = ", ".join(f"{value} {name}" for value, name in sorted(known.items()))
-            raise BadInputError(f"no label is called '{label}'; there are: {listed or 'only values'}")
-        found[value] = known.get(value, f"label {value}")
+            raise BadInputError(
+                f"{'twice the same label' if value else 'no label is called'} '{label}'; "
+                f"there are: {listed or 'only values, 1 or 1=NAME'}"
+            )
+        found[value] = name or known.get(value, f"label {value}")
+    if len(set(found.values())) < len(found):
+        raise BadInputError(f"two labels have one name: {', '.join(labels)}")
     return found
+
+
+def _occurring(cases: Sequence[Case]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for case in cases:
+        found |= case.read()[2]
+    return dict(sorted(found.items()))

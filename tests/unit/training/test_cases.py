@@ -60,6 +60,20 @@ def test_a_decathlon_dataset(tmp_path: Path) -> None:
     assert wanted([case], ["1"]) == {1: "Anterior"}
     with pytest.raises(BadInputError, match=r"'liver'; there are: 1 Anterior, 2 Posterior"):
         wanted([case], ["liver"])
+    assert wanted([case], [" posterior", " 1 "]) == {2: "Posterior", 1: "Anterior"}
+    assert wanted([case], ["1=head", "2 = tail"]) == {1: "head", 2: "tail"}
+    for wrong in (["0"], ["²"], ["=head"], ["1", "anterior"], ["1=head", "2=head"]):
+        with pytest.raises(BadInputError):
+            wanted([case], wrong)
+
+
+def test_labels_without_names_are_those_of_all_studies(tmp_path: Path) -> None:
+    for name in "ab":
+        write_study(tmp_path / "images" / f"{name}.nii.gz", tmp_path / "labels" / f"{name}.nii.gz")
+    mask = np.zeros((12, 10, 4), np.uint8)
+    mask[2:5, 2:5, 1] = 5
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "labels/a.nii.gz")
+    assert wanted(read_cases(tmp_path), []) == {1: "label 1", 2: "label 2", 5: "label 5"}
 
 
 def test_pictures(tmp_path: Path) -> None:
