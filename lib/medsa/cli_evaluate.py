@@ -163,7 +163,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         background="background" in controls,
     )
     slices = None if args.volumes else args.slices
-    wanted = Wanted(protocol, {}, args.seeds, slices, labels, window, not args.unnamed, args.pixels)
+    place = str(args.data.resolve())
+    wanted = Wanted(
+        protocol, {}, args.seeds, slices, labels, window, not args.unnamed, args.pixels, place
+    )  # fmt: skip
     unasked = _takes_no_prompts(args)
     record = args.json.with_name(f".{args.json.name}.record")
     with tqdm(total=len(cases), unit="case", leave=False, disable=None) as bar:
@@ -189,6 +192,10 @@ def _evaluate(args: argparse.Namespace) -> None:
             "pixels": args.pixels,
             "tolerance": args.tolerance,
             "cases": len(cases),
+            "dataset": args.dataset,
+            "split": args.split,
+            "every": args.every,
+            "labels": list(labels.values()),
             "raw": args.raw,
             "afresh": args.afresh,
             "slabs": args.slabs,

@@ -312,6 +312,35 @@ def test_a_downloaded_data_set_is_measured_on_its_official_test_split(tmp_path, 
     assert "--split is for a --dataset" in capsys.readouterr().err
 
 
+def test_other_cases_do_not_go_on_with_a_record(data, tmp_path, monkeypatch, capsys) -> None:
+    out, record = tmp_path / "out.json", tmp_path / ".out.json.record"
+    monkeypatch.setattr(module, "CASES", 1)
+    measure, measured = module._measured, []
+
+    def stopped(*args: object) -> object:
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(1)
+        return measure(*args)
+
+    monkeypatch.setattr(module, "_measured", stopped)
+    words = ("--prompts", "box", "--slices", "1", "--controls", "none")
+    assert run(data, out, *words) == 130
+    other, renamed = tmp_path / "other", tmp_path / "renamed"
+    shutil.copytree(data, other)  # as many cases of the same names
+    shutil.copytree(data, renamed)
+    for path in sorted(renamed.rglob("doe0.nii.gz")):
+        path.rename(path.with_name("roe.nii.gz"))
+    begun = record.read_bytes()
+    for another in (other, renamed):
+        assert run(another, out, *words) == 2
+        assert "begun with other data" in capsys.readouterr().err
+        assert record.read_bytes() == begun
+    assert b"doe" not in begun
+    measured.clear()
+    assert run(data, out, *words) == 0
+
+
 def test_a_record_of_another_evaluation_is_left_alone(data, tmp_path, capsys) -> None:
     record = tmp_path / ".out.json.record"
     record.write_text('{"wanted": "else"}\n')

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +44,7 @@ class Wanted:
 
     `labels` are names by value, none for all; `model` says what answers, so that no other one goes on with
     a record; `window` is how volumes are looked at. With `named` a model that has learnt labels is told them.
-    Images of a smaller side than `pixels` are enlarged to it first.
+    Images whose longest side is below `pixels` are enlarged to it first. `data` is where the cases lie.
     """
 
     protocol: Protocol
@@ -53,6 +55,7 @@ class Wanted:
     window: str = "auto"
     named: bool = True
     pixels: int = 0
+    data: str = ""
 
 
 def evaluate(
@@ -77,13 +80,9 @@ def evaluate(
     if forgetting:
         models = {FORGETTING: segmenter} | {f"{FORGETTING}, {name}": model for name, model in others.items()}
         parts += _parts(models, forgetting, replace(wanted, labels={}, slices=1, window="auto"))
-    begun = {
-        "wanted": asdict(wanted),
-        "cases": [len(cases), len(forgetting)],
-        "others": {name: model.sam.adapter_digest for name, model in others.items()},
-    }
+    begun = {"others": {name: model.sam.adapter_digest for name, model in others.items()}}
     done, most = 0, len(cases) + len(forgetting)
-    with opened(record, begun) as (known, keep):
+    with opened(record, begun, wanted, [*cases, *forgetting]) as (known, keep):
         for number, part in enumerate(parts):
             if number not in known:
                 keep(number, _measured(part, partial(progress, done, most)))
@@ -181,14 +180,18 @@ def _objects(case: Case, number: int, patient: int, part: _Part) -> Iterator[_Ob
 
 @contextmanager
 def opened(
-    record: Path, begun: Mapping[str, Any]
+    record: Path, begun: Mapping[str, Any], wanted: Wanted, cases: Sequence[Case]
 ) -> Iterator[tuple[Mapping[int, list[Entry]], Callable[[int, list[Entry]], None]]]:
     """What a record holds by part, and what keeps another part; a line that was cut off is forgotten.
 
-    `begun` says what is recorded. Raises `BadInputError` when the record was begun with something else.
+    Its first line says what is recorded: `begun`, what is `wanted`, and a salted hash of which `cases` these
+    are. Raises `BadInputError` when the record was begun with something else.
     """
-    head = json.dumps(begun)
     lines = record.read_text("utf-8").splitlines() if record.is_file() else []
+    salt = _salt(lines[0]) if lines else secrets.token_hex(16)
+    names = [wanted.data, *((case.id, case.patient) for case in cases)]
+    which = hashlib.sha256(json.dumps([salt, names]).encode()).hexdigest()
+    head = json.dumps({**begun, "wanted": asdict(replace(wanted, data="")), "salt": salt, "cases": which})
     if lines and lines[0] != head:
         raise BadInputError(
             f"{record.name} was begun with other data or options: go on with those, or remove it"
@@ -211,6 +214,14 @@ def opened(
             os.fsync(file.fileno())
 
         yield known, keep
+
+
+def _salt(head: str) -> str:
+    """That of a record's first line, "" when it has none."""
+    try:
+        return str(json.loads(head)["salt"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def summary(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, float]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ def evaluate_unasked(
     Labels that the classifier was not taught are never found. `record`, `progress` and errors are as there.
     """
     patients = {name: number for number, name in enumerate(dict.fromkeys(case.patient for case in cases))}
-    with opened(record, {"wanted": asdict(wanted), "cases": len(cases)}) as (known, keep):
+    with opened(record, {}, wanted, cases) as (known, keep):
         for number, case in enumerate(cases):
             progress(number, len(cases))
             if number not in known:
