@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,9 @@ from medsa.errors import LabelMismatchError, UnreadableImageError
 
 HUMAN = ("MANUAL", "SEMIAUTOMATIC")
 _ORIGINAL = "ORIGINAL"
+_DCMJS = "Unspecified"
+"""Manufacturer and model by which the SEGs of dcmjs, the library of OHIF, are known."""
+_UNDATED = datetime.min.replace(tzinfo=UTC)
 _OFF_GRID = 0.3
 """Voxels by which a corner of a frame may miss the grid: positions are written with few digits."""
 
@@ -58,6 +61,8 @@ def write_seg(
     are numbered from 1 in the order of the values, SEMIAUTOMATIC with an `algorithm`, else MANUAL. Only
     slices that hold a segment are written, each with a reference to its source image. `tag` is kept as
     ContentLabel: "final" for what a person accepted, "original" for a model's own output (see `seg_series`).
+    Dates are in the time zone that the series names (TimezoneOffsetFromUTC), so that the study's date which
+    the SEG repeats stays true, or else in UTC; either way the SEG names it.
     Raises `LabelMismatchError` for another grid, an empty mask, and series that a SEG cannot refer to, and
     `BadInputError` for labels that `labels` does not have.
     """
@@ -73,7 +78,7 @@ def write_seg(
     frames = np.ascontiguousarray(numbers[checked].T)
     if len(sources) == 1 and len(frames) > 1:
         frames = frames[np.argsort(frame_order(volume.headers[0]))]
-    now = datetime.now().astimezone()
+    now = datetime.now(_zone(sources[0]) or UTC)
     try:
         segmentation = Segmentation(
             source_images=sources,
@@ -103,6 +108,8 @@ def write_seg(
             "no segmentation object can be made for this series: its headers are not complete or not valid "
             f"({type(error).__name__})"
         ) from error
+    segmentation.TimezoneOffsetFromUTC = f"{now:%z}"
+    segmentation.InstanceCreationDate, segmentation.InstanceCreationTime = DA(now.date()), TM(now.time())
     segmentation.PatientName = volume.headers[0].get("PatientName")
     segmentation.ContentCreatorName = author.replace("\\", " ")[:64]
     if "PlaneOrientationSequence" not in segmentation.SharedFunctionalGroupsSequence[0]:
@@ -179,7 +186,9 @@ def seg_series(dataset: Dataset) -> SegSeries:
     """The image series a SEG refers to most, whether a person made it, and its date; the header is enough.
 
     Human-made means that a segment is MANUAL or SEMIAUTOMATIC and the object is not tagged "original" by
-    `write_seg`. `when` has no time zone; it is `datetime.min` when the object has no readable date.
+    `write_seg`. `when` is in UTC, the first of all dates when the object has no readable one. Without
+    TimezoneOffsetFromUTC a date counts as this machine's local time, as most programs write it, but as UTC
+    when OHIF's viewer wrote it.
     """
     counts: dict[str, int] = {}
     for item in dataset.get("ReferencedSeriesSequence") or []:
@@ -194,10 +203,19 @@ def _when(dataset: Dataset) -> datetime:
     for kind in ("Content", "Series", "InstanceCreation"):
         try:
             date, time = DA(dataset.get(f"{kind}Date")), TM(dataset.get(f"{kind}Time") or "000000")
-            return datetime.combine(date, time)
-        except (TypeError, ValueError):
+            return datetime.combine(date, time, _zone(dataset)).astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
             continue
-    return datetime.min
+    return _UNDATED
+
+
+def _zone(dataset: Dataset) -> tzinfo | None:
+    """The time zone of the dates in `dataset`; None when nothing tells it."""
+    offset = str(dataset.get("TimezoneOffsetFromUTC") or "")
+    if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", offset):
+        return datetime.strptime(offset, "%z").tzinfo
+    by_dcmjs = dataset.get("Manufacturer") == dataset.get("ManufacturerModelName") == _DCMJS
+    return UTC if by_dcmjs else None
 
 
 def read_seg(

@@ -31,7 +31,7 @@ _PER_FRAME = "52009230"
 class Seg:
     """A segmentation object in the store and the image series it belongs to; the later one is greater.
 
-    `when` is a date as ISO 8601 writes it, `labels` are the names of its segments in lower case.
+    `when` is a date in UTC as ISO 8601 writes it, `labels` are the names of its segments in lower case.
     """
 
     when: str
@@ -111,4 +111,7 @@ def _iso(when: datetime) -> str:
 
 
 def _from_json(entry: Mapping[str, object]) -> Seg:
-    return Seg(**{**entry, "labels": tuple(entry["labels"])})  # type: ignore[arg-type]
+    seg = Seg(**{**entry, "labels": tuple(entry["labels"])})  # type: ignore[arg-type]
+    if datetime.fromisoformat(seg.when).tzinfo is None:
+        raise ValueError("kept by a version that knew no time zones")
+    return seg

@@ -3,7 +3,8 @@
 import io
 import shutil
 import subprocess
-from datetime import datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import highdicom
@@ -181,14 +182,74 @@ def test_segments_of_one_generic_code_stay_apart(volume, mask):
 
 
 def test_seg_series_tells_whose_it_is_who_made_it_and_when(volume, mask):
-    before = datetime.now() - timedelta(seconds=1)
+    before = datetime.now(UTC) - timedelta(seconds=1)
     human = seg_series(stored(write_seg(mask, volume, LABELS, algorithm=MODEL)))
     assert human.series == volume.uid
     assert human.human
-    assert before < human.when < datetime.now() + timedelta(seconds=1)
+    assert before < human.when < datetime.now(UTC) + timedelta(seconds=1)
     assert seg_series(write_seg(mask, volume, LABELS)).human
     assert not seg_series(write_seg(mask, volume, LABELS, algorithm=MODEL, tag="original")).human
-    assert seg_series(Dataset()) == ("", False, datetime.min)
+    assert seg_series(Dataset()) == ("", False, datetime.min.replace(tzinfo=UTC))
+
+
+@pytest.fixture
+def berlin(monkeypatch):
+    """A server one hour east of UTC."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def _dated(**fields):
+    dataset = Dataset()
+    dataset.ContentDate, dataset.ContentTime = "20260110", "120000"
+    for name, value in fields.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("fields", "hour"),
+    [
+        ({"TimezoneOffsetFromUTC": "+0000"}, 12),
+        ({"TimezoneOffsetFromUTC": "-0530"}, 17.5),
+        ({"Manufacturer": "Unspecified", "ManufacturerModelName": "Unspecified"}, 12),  # OHIF
+        ({"Manufacturer": "QIICR"}, 11),  # 3D Slicer
+        ({"Manufacturer": "medsa"}, 11),  # earlier ones of ours
+        ({"TimezoneOffsetFromUTC": "CET"}, 11),
+        ({"TimezoneOffsetFromUTC": "+9900"}, 11),
+    ],
+)
+def test_dates_of_different_time_zones_compare(fields, hour):
+    assert seg_series(_dated(**fields)).when == datetime(2026, 1, 10, tzinfo=UTC) + timedelta(hours=hour)
+
+
+def test_a_date_before_the_first_one_is_none():
+    dataset = _dated(ContentDate="00010101", ContentTime="000000", TimezoneOffsetFromUTC="+0100")
+    assert seg_series(dataset).when == datetime.min.replace(tzinfo=UTC)
+
+
+@pytest.mark.usefixtures("berlin")
+def test_dates_are_written_in_utc_and_say_so(volume, mask):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    seg = stored(write_seg(mask, volume, LABELS))
+    assert seg.TimezoneOffsetFromUTC == "+0000"
+    for kind in ("Content", "Series", "InstanceCreation"):
+        written = datetime.strptime(
+            f"{seg[f'{kind}Date'].value} {seg[f'{kind}Time'].value}", "%Y%m%d %H%M%S.%f"
+        )
+        assert before < written.replace(tzinfo=UTC) < datetime.now(UTC) + timedelta(seconds=1)
+    assert (seg.StudyDate, seg.StudyTime) == ("20240102", "101112")
+
+
+def test_dates_are_in_the_time_zone_of_the_image_where_it_names_one(draw_series, noise):
+    volume = volume_from_datasets(draw_series(noise(2, 3, 3), TimezoneOffsetFromUTC="+0530"))
+    seg = stored(write_seg(np.ones(volume.shape, np.uint8), volume, LABELS))
+    assert (seg.TimezoneOffsetFromUTC, seg.StudyTime) == ("+0530", "101112")
+    assert abs(seg_series(seg).when - datetime.now(UTC)) < timedelta(seconds=5)
 
 
 def _no_study(slices):
