@@ -22,15 +22,15 @@ _OFF_GRID = 0.3
 
 
 def read_label(
-    path: Path, volume: Volume, labels: LabelSet | None = None, *, empty: bool = False
+    path: Path, volume: Volume, labels: LabelSet | None = None, *, empty: bool = False, white: int = 1
 ) -> NDArray[np.uint8]:
     """A label map (I, J, K) uint8 on `volume`'s grid: .nii, .nii.gz, .nrrd, .seg.nrrd, .png or DICOM SEG.
 
     NIfTI and NRRD files in another axis order or direction are turned to the image's by their affine; a
-    .seg.nrrd may cover a part of the image. A picture of 0 and 255 means 0 and 1. SEG values are the indices
-    of `labels`, or segment numbers without. Raises `LabelMismatchError` for another grid, values beyond 255
-    and, unless it may be `empty`, a label that marks nothing; `UnreadableImageError` for damaged files,
-    `NotFoundError`.
+    .seg.nrrd may cover a part of the image. White (255) in a picture without other values means `white`,
+    unless its palette shows another colour for it. SEG values are the indices of `labels`, or segment numbers
+    without. Raises `LabelMismatchError` for another grid, values beyond 255 and, unless it may be `empty`, a
+    label that marks nothing; `UnreadableImageError` for damaged files, `NotFoundError`.
     """
     path = Path(path)
     if not path.is_file():
@@ -45,7 +45,7 @@ def read_label(
             whole = on_grid(values, affine, volume, part=name.endswith(".seg.nrrd"))
             return check_mask(whole, volume, empty=empty)
         if name.endswith(".png"):
-            return check_mask(_picture(path), volume, empty=empty)
+            return check_mask(_picture(path, white), volume, empty=empty)
         dataset = read_dataset(path)
         if dataset is None:
             raise UnreadableImageError("the label file is neither NIfTI, NRRD, PNG nor DICOM")
@@ -90,10 +90,14 @@ def on_grid(values: NDArray, affine: NDArray[np.float64], volume: Volume, *, par
     return full
 
 
-def _picture(path: Path) -> NDArray:
+def _picture(path: Path, white: int) -> NDArray:
     with Image.open(path, formats=("PNG",)) as image:
         check_memory((image.width, image.height), 8)
         if image.mode not in ("1", "L", "P", "I;16", "I"):
             raise LabelMismatchError("the picture is in colour: a label must be one channel of label values")
         values = np.asarray(image).T[:, :, None]
-    return values == 255 if set(np.unique(values)) <= {0, 255} else values
+        if image.mode == "P" and (image.getpalette() or [])[765:] != [255, 255, 255]:
+            return values
+    if values.dtype == np.bool_ or set(np.unique(values)) <= {0, 255}:
+        return np.where(values, np.uint8(white), np.uint8(0))
+    return values

@@ -34,13 +34,15 @@ def write_mask(
     names: Mapping[int, str] | None = None,
     algorithm: Algorithm | None = None,
     author: str = "",
+    values: bool = False,
 ) -> None:
     """Write `mask` (I, J, K), label values or bool, to `path` as its ending says (see `ENDINGS`), mode 0600.
 
-    NIfTI and NRRD carry the image's geometry. PNG is for one slice: 0 and 255 for one label, the values with
-    the colours of `labels` for several. DICOM SEG is written by `write_seg` with `labels` (else the default
-    set), `names`, `algorithm` and `author`. The file appears whole or not at all. Raises `BadInputError` for
-    other endings and for a PNG of a volume, `LabelMismatchError` for a mask that does not fit the image.
+    NIfTI and NRRD carry the image's geometry. PNG is for one slice: 0 and 255 for one label, unless `values`
+    are wanted, and the values with the colours of `labels` for several. DICOM SEG is written by `write_seg`
+    with `labels` (else the default set), `names`, `algorithm` and `author`. The file appears whole or not at
+    all. Raises `BadInputError` for other endings and for a PNG of a volume, `LabelMismatchError` for a mask
+    that does not fit the image.
     """
     path = Path(path)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
@@ -57,7 +59,7 @@ def write_mask(
     elif ending == ".nrrd":
         data = nrrd_bytes(check_mask(mask, volume), volume)
     elif ending == ".png":
-        data = _png(check_mask(mask, volume), labels)
+        data = _png(check_mask(mask, volume), labels, values)
     else:
         data = nibabel.Nifti1Image(check_mask(mask, volume), volume.affine).to_bytes()
         data = gzip.compress(data, 6, mtime=0) if ending == ".nii.gz" else data
@@ -73,12 +75,11 @@ def write_image(path: Path, volume: Volume) -> None:
     write_atomically(path, gzip.compress(data, 1, mtime=0))
 
 
-def _png(mask: NDArray[np.uint8], labels: LabelSet) -> bytes:
+def _png(mask: NDArray[np.uint8], labels: LabelSet, values: bool) -> bytes:
     if mask.shape[2] != 1:
         raise BadInputError("a PNG holds one slice, and this is a volume: write .nii.gz, .nrrd or .dcm")
     pixels = mask[:, :, 0].T
-    values = np.unique(pixels[pixels > 0])
-    if len(values) == 1:
+    if not values and len(np.unique(pixels[pixels > 0])) == 1:
         picture = Image.fromarray(np.where(pixels > 0, np.uint8(255), np.uint8(0)))
     else:
         picture = Image.fromarray(np.ascontiguousarray(pixels))

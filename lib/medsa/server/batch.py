@@ -26,6 +26,7 @@ from medsa.data.volume import Volume
 from medsa.errors import BadInputError, CancelledError, MedsaError, StoreUnavailableError
 from medsa.segmenter.propagate import stop_if
 from medsa.server.automatic import NAME, Automatic, Labelled
+from medsa.server.noted import white_in
 from medsa.server.privacy import frames, short
 from medsa.server.store import Store
 from medsa.training.retrain import BusyError
@@ -110,6 +111,12 @@ def annotate(
         yield Outcome(image, found.confidences, time.perf_counter() - started)
 
 
+def read_original(store: Store, image: str, volume: Volume) -> NDArray[np.uint8]:
+    """The pre-annotation of an image, its values indices of the label set; raises as `read_label`."""
+    path, note = Path(store.get_label_uri(image, ORIGINAL)), store.get_label_info(image, ORIGINAL)
+    return read_label(path, volume, store.labels, white=white_in(note))
+
+
 def _is_done(store: Store, image: str, wanted: Wanted) -> bool:
     """Whether an earlier run has looked for the same labels here, and what it found is still there."""
     noted = store.get_image_info(image).get(NAME)
@@ -138,7 +145,7 @@ def _keep(store: Store, image: str, volume: Volume, found: Labelled) -> None:
 def _merged(store: Store, image: str, volume: Volume, found: Labelled) -> NDArray[np.uint8]:
     if ORIGINAL not in store.get_labels_by_image_id(image):
         return found.mask
-    kept = read_label(Path(store.get_label_uri(image, ORIGINAL)), volume, store.labels).copy(order="F")
+    kept = read_original(store, image, volume).copy(order="F")
     asked = [store.labels.by_name(name).index for name in found.confidences]
     kept[np.isin(kept, asked)] = 0
     return np.where(found.mask != 0, found.mask, kept)

@@ -22,6 +22,7 @@ from medsa.data.read_label import read_label
 from medsa.data.volume import Volume
 from medsa.data.write import write_image, write_mask
 from medsa.errors import BadInputError, MedsaError, NotFoundError, StoreUnavailableError
+from medsa.server.noted import names_in, white_in
 from medsa.server.privacy import short
 from medsa.server.scratch import IMAGE_ENDINGS, LABEL_ENDINGS
 from medsa.server.store import FINAL, About, Names, Notes, Store, check_names, check_tag, listed, no_label
@@ -121,7 +122,7 @@ class FolderStore(Store):
         ending = ".png" if _ends(image, _PICTURES) else ".nii.gz"
         with self._writing:
             target = folder / f"{image_id}{ending}"
-            write_mask(target, mask, volume, self.labels, names=names)
+            write_mask(target, mask, volume, self.labels, names=names, values=True)
             for older in folder.iterdir():
                 if older.is_file() and stem(older) == image_id and older != target:
                     older.unlink()
@@ -132,14 +133,10 @@ class FolderStore(Store):
     def newest_label(self, image_id: str) -> tuple[NDArray[np.uint8], Names] | None:
         if image_id not in self._labels(FINAL):
             return None
-        mask = read_label(self._label(image_id, FINAL), self.volume(image_id), self.labels)
-        noted = self._notes(FINAL).read(image_id).get("label_info", [])
-        names = {entry["idx"]: entry["name"] for entry in noted}
-        known = self.labels.names
+        path, note = self._label(image_id, FINAL), self._notes(FINAL).read(image_id)
+        mask = read_label(path, self.volume(image_id), self.labels, white=white_in(note))
+        names, known = names_in(note), self.labels.names
         values = [int(value) for value in np.unique(mask) if value]
-        if values == [1] and len(names) == 1:
-            values = list(names)
-            mask = mask * np.uint8(values[0])  # a picture of one label holds 0 and 255
         return mask, {value: names.get(value) or known.get(value, f"label {value}") for value in values}
 
     def label_states(self) -> dict[str, str]:

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,13 @@ from medsa.active.book import Book, Page, Proposal, hashed
 from medsa.active.known import Shelf, keys_of
 from medsa.active.scores import examine
 from medsa.config import data_dir
-from medsa.data.read_label import read_label
 from medsa.errors import BadInputError, CancelledError, MedsaError, NotFoundError, StoreUnavailableError
 from medsa.evaluation.overlap import dice
 from medsa.segmenter import Segmenter
 from medsa.segmenter.ahead import QUIET
 from medsa.segmenter.prototypes import Prototypes
 from medsa.server.automatic import Automatic
-from medsa.server.batch import KEPT_TASKS, ORIGINAL
+from medsa.server.batch import KEPT_TASKS, ORIGINAL, read_original
 from medsa.server.privacy import frames, short
 from medsa.server.store import Store
 from medsa.training.retrain import BusyError
@@ -263,8 +261,7 @@ class Scoring:
         if label is None or not known:
             return
         if ORIGINAL in self.store.get_labels_by_image_id(image):
-            path = Path(self.store.get_label_uri(image, ORIGINAL))
-            proposed, source = read_label(path, self.store.volume(image), self.store.labels), "original"
+            proposed, source = read_original(self.store, image, self.store.volume(image)), "original"
             version = str(self.store.get_label_info(image, ORIGINAL).get("adapter", ""))
         else:
             try:

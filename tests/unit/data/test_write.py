@@ -182,6 +182,29 @@ def test_a_png_of_one_label_is_black_and_white_and_of_several_keeps_the_values(t
     )
 
 
+@pytest.mark.parametrize("value", [1, 5, 255])
+def test_a_png_of_values_keeps_the_value_of_a_single_label(tmp_path, value):
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "image.png")
+    image = read_volume(tmp_path / "image.png")
+    mask = np.zeros((6, 4, 1), np.uint8)
+    mask[1:3, 2] = value
+    white = load_labels().labels[-1].model_copy(update={"index": 255, "color": (64, 196, 255)})
+    labels = load_labels().model_copy(update={"labels": (*load_labels().labels[:-1], white)})
+    write_mask(tmp_path / "m.png", mask, image, labels, values=True)
+    assert np.array_equal(read_label(tmp_path / "m.png", image, labels), mask)
+
+
+def test_white_means_one_or_what_the_reader_knows(tmp_path):
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "image.png")
+    image = read_volume(tmp_path / "image.png")
+    drawn = Image.fromarray(np.pad(np.full((2, 2), 255, np.uint8), ((1, 1), (2, 2))))
+    for mode in ("L", "P", "1"):
+        drawn.convert(mode).save(tmp_path / "m.png")
+        assert set(np.unique(read_label(tmp_path / "m.png", image))) == {0, 1}
+    drawn.save(tmp_path / "m.png")
+    assert set(np.unique(read_label(tmp_path / "m.png", image, white=5))) == {0, 5}
+
+
 def test_a_label_in_colour_is_refused(tmp_path, volume):
     Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(LabelMismatchError, match="in colour"):

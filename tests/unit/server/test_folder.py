@@ -10,9 +10,11 @@ from PIL import Image
 
 from medsa.data.dicom import volume_from_datasets
 from medsa.data.labels import load_labels
+from medsa.data.read_label import read_label
 from medsa.data.write import write_image, write_mask
 from medsa.demo.studies import abdomen
 from medsa.errors import BadInputError, LabelMismatchError, MedsaError, NotFoundError, StoreUnavailableError
+from medsa.server.batch import read_original
 from medsa.server.folder import FolderStore
 
 LABELS = load_labels()
@@ -138,6 +140,35 @@ def test_a_label_of_255_on_a_picture_is_read_back_as_what_it_was_named(tmp_path)
     lesion = LABELS.by_name("lesion").index
     assert names == {lesion: "lesion"}
     assert np.argwhere(mask == lesion).min(axis=0).tolist() == [4, 3, 0]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    place = tmp_path / "pictures"
+    place.mkdir()
+    Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).save(place / "skin.png")
+    return FolderStore(str(place), LABELS)
+
+
+def test_the_label_file_of_a_picture_holds_the_value_of_its_only_label(pictures):
+    mask = np.zeros((20, 20, 1), np.uint8)
+    mask[4:9, 3:8] = LIVER
+    pictures.save_mask("skin", mask, {LIVER: "liver"}, "original", {})
+    path = pictures.folder / "labels" / "original" / "skin.png"
+    assert np.array_equal(read_label(path, pictures.volume("skin"), LABELS), mask)
+
+
+def test_a_black_and_white_label_of_an_earlier_version_means_what_was_noted(pictures):
+    mask = np.zeros((20, 20, 1), np.uint8)
+    mask[4:9, 3:8] = LIVER
+    pictures.save_mask("skin", mask, {LIVER: "liver"}, "final", {})
+    path = pictures.folder / "labels" / "final" / "skin.png"
+    Image.fromarray(np.where(mask[:, :, 0].T, np.uint8(255), np.uint8(0))).save(path)
+    found, names = pictures.newest_label("skin")
+    assert names == {LIVER: "liver"}
+    assert np.array_equal(found, mask)
+    path.parent.rename(path.parent.with_name("original"))
+    assert np.array_equal(read_original(pictures, "skin", pictures.volume("skin")), mask)
 
 
 def test_saved_labels_are_private_whole_files(folder, tmp_path):
