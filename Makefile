@@ -52,7 +52,7 @@ bench-adapters: $(STAMP)  ## what each method costs beside the base: time, memor
 starter-adapter: $(STAMP)  ## train the adapter that ships, from scratch, into .starter (about an hour on two cores)
 	@$(BIN)/python -m medsa.training.starter --out .starter
 
-clean:  ## remove what make made: .venv, .demo and caches in this folder
+clean:  ## remove what make made: .venv, .starter, caches, and .demo with the labels that were saved in it
 	rm -rf $(VENV) .demo .starter .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results build lib/medsa.egg-info
 	rm -rf apps/medsa/bin apps/medsa/lib apps/medsa/logs apps/medsa/model
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
