@@ -6,10 +6,11 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class FolderStore(Store):
         found = {}
         for image, path in self._images().items():
             with suppress(OSError):  # gone meanwhile
-                found[image] = About(state=repr(_state(path)))
+                found[image] = About(state=_state(path))
         return found
 
     def is_there(self, image_id: str) -> bool:
@@ -111,7 +112,7 @@ class FolderStore(Store):
 
     def volume(self, image_id: str) -> Volume:
         path = self._image(image_id)
-        return self._volumes.get((str(path), *_state(path)), lambda: read_volume(path))[0]
+        return self._volumes.get((str(path), _state(path)), lambda: read_volume(path))[0]
 
     def save_mask(
         self, image_id: str, mask: NDArray[np.uint8], names: Names, tag: str, info: Mapping[str, Any]
@@ -141,7 +142,7 @@ class FolderStore(Store):
 
     def label_states(self) -> dict[str, str]:
         kept, images = self._labels(FINAL), self._images()
-        return {image: repr(_state(path)) for image, path in kept.items() if image in images}
+        return {image: _state(path) for image, path in kept.items() if image in images}
 
     def may_hold(self, label: str) -> dict[str, str]:
         """Of a label file that somebody laid there nothing is noted: what it holds is seen on reading it."""
@@ -249,10 +250,25 @@ def _is_image(path: Path) -> bool:
     return _holds_dicom(path) if path.is_dir() else _ends(path, IMAGE_ENDINGS)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """What changes with the file, or with the files in the folder."""
+def _state(path: Path) -> str:
+    """A word that changes with the file, or with any file below the folder."""
     state = path.stat()
-    return state.st_mtime_ns, state.st_size
+    if not S_ISDIR(state.st_mode):
+        return repr((state.st_mtime_ns, state.st_size))
+    return hashlib.sha256(repr(sorted(_states_below(str(path)))).encode()).hexdigest()
+
+
+def _states_below(folder: str, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """The place, time and size of every file that can be reached, as `read_volume` finds them."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            place = (*parents, entry.name)
+            with suppress(OSError):  # gone meanwhile
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _states_below(entry.path, place)
+                else:
+                    state = entry.stat()
+                    yield place, state.st_mtime_ns, state.st_size
 
 
 def _holds_dicom(folder: Path) -> bool:

@@ -202,6 +202,31 @@ def test_an_image_that_changes_is_read_anew(folder, drawing):
     assert store.volume("case_1").shape[2] == 5
 
 
+def test_a_series_that_grows_or_changes_anywhere_below_its_folder_is_read_anew(folder, drawing):
+    series = folder / "series"
+    (series / "SER1").mkdir()
+    for n in range(5):
+        (series / f"{n}.dcm").rename(series / "SER1" / f"{n}.dcm")
+    for n in range(5, 8):
+        (series / f"{n}.dcm").unlink()
+    store = FolderStore(str(folder), LABELS)
+    assert store.volume("series").shape[2] == 5
+    states, files = [store.described()["series"].state], [store.get_image_uri("series")]
+    for n in range(5, 8):
+        pydicom.dcmwrite(series / "SER1" / f"{n}.dcm", drawing.datasets[n], enforce_file_format=True)
+    assert store.volume("series").shape[2] == 8
+    states.append(store.described()["series"].state)
+    files.append(store.get_image_uri("series"))
+    other = drawing.datasets[0].copy()
+    other.PixelData = bytes(len(other.PixelData))
+    pydicom.dcmwrite(series / "SER1" / "0.dcm", other, enforce_file_format=True)
+    assert not np.array_equal(store.volume("series").voxels, nibabel.load(files[1]).get_fdata())
+    states.append(store.described()["series"].state)
+    files.append(store.get_image_uri("series"))
+    assert len(set(states)) == len(set(files)) == 3
+    assert states[2] == FolderStore(str(folder), LABELS).described()["series"].state
+
+
 def test_a_folder_that_went_away_is_said_to_be(tmp_path):
     store = FolderStore(str(tmp_path / "gone"), LABELS)
     (tmp_path / "gone").rmdir()
