@@ -101,7 +101,7 @@ def _compare(args: argparse.Namespace) -> None:
             print("medsa: stopped; the same command goes on where it was", flush=True)
             raise KeyboardInterrupt from None
         figures = figures_of(comparison, results)
-        write_cards(comparison, figures)
+        write_cards(comparison, results)
         pictures = plots(figures)
         if not args.no_overlays:
             pictures["Best, median and worst (labels green, answers magenta)"] = overlays(comparison, results)

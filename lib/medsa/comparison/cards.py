@@ -1,30 +1,34 @@
-"""A model card for each adapter that a comparison trained, with the figures of its report."""
+"""A model card for each adapter that a comparison trained, with its own figures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from medsa.adapters.state import CARD
-from medsa.comparison.compare import Comparison
-from medsa.comparison.figures import Figures
+from medsa.comparison.compare import Comparison, Result
 from medsa.comparison.report import said
-from medsa.training.model_card import kind_of, write_model_card
+from medsa.evaluation.evaluate import summary
+from medsa.training.model_card import NAME, kind_of, write_model_card
 
 
-def write_cards(comparison: Comparison, figures: Figures) -> None:
-    """Write them beside the adapters; entrants that have none (a U-Net, the backbone alone) get none."""
+def write_cards(comparison: Comparison, results: Sequence[Result]) -> None:
+    """Write them beside the adapters that have none yet; entrants that learnt nothing get none.
+
+    A card stays as it is when the comparison goes on: others may have added their figures to it.
+    """
     plan, data = comparison.plan, comparison.data
     kind = kind_of(data.training[0])
-    for entrant, line in zip(plan.entrants, figures["entrants"], strict=True):
-        prompts = {
-            said(name): values["dice"] for name, values in line["summary"].items() if name != "numbers"
-        }
-        for seed, folder in comparison.candidates(entrant):
-            if (folder / CARD).is_file():
-                write_model_card(
-                    folder,
-                    data=f"{kind}, {len(data.training)} labelled studies",
-                    training=f"{line['steps'][seed]} steps, {line['minutes'][seed]:g} minutes, settings "
-                    f"'{plan.settings}', seed {seed}"
-                    + (", after a shared warm start" if plan.warm_start else ""),
-                    figures=prompts,
-                    measured=f"{len(comparison.held)} held-out studies, which chose nothing",
-                )
+    for result in results:
+        folder = comparison.candidate(result.entrant, result.seed)
+        if not (folder / CARD).is_file() or (folder / NAME).is_file():
+            continue
+        warm = plan.warm_start and plan.begins_warm(result.entrant)
+        prompts = summary(result.entries)
+        write_model_card(
+            folder,
+            data=f"{kind}, {len(data.training)} labelled studies",
+            training=f"{result.steps} steps, {result.seconds / 60:.1f} minutes, settings '{plan.settings}', "
+            f"seed {result.seed}" + (", after a shared warm start" if warm else ""),
+            figures={said(name): prompts[name]["dice"] for name in prompts if name != "numbers"},
+            measured=f"{len(comparison.held)} held-out studies, which chose nothing",
+        )

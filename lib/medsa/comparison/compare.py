@@ -25,9 +25,9 @@ from medsa.training.items import evenly
 from medsa.training.length import Length
 from medsa.training.loop import CHECKPOINT, Progress
 from medsa.training.settings import Settings, read_settings
-from medsa.training.train import CANDIDATE, DECODER, Request, Trained, train
+from medsa.training.train import CANDIDATE, DECODER, TRAINED, Request, Trained, train
 
-PLAN, TRAINED, RECORD, RESULT = "plan.json", "trained.json", "record", "result.json"
+PLAN, RECORD, RESULT = "plan.json", "record", "result.json"
 WARM = "_warm-start"
 """The folder of the plan's warm start; no entrant's own name comes to one with an underscore."""
 
@@ -109,7 +109,7 @@ class Comparison:
     def segmenter(self, entrant: Entrant, seed: int) -> Segmenter:
         """The trained entrant, ready for prompts."""
         sam = self.sam(entrant)
-        folder = self._place(entrant, seed) / CANDIDATE if _learns(entrant) else self._start(entrant)
+        folder = self.candidate(entrant, seed) if _learns(entrant) else self._start(entrant)
         model: Sam | AdaptedSam = sam
         if folder is not None:
             model = load_adapter(sam, folder)
@@ -122,11 +122,11 @@ class Comparison:
 
     def classifier(self, entrant: Entrant, seed: int) -> PromptlessSam:
         """The trained entrant that takes no prompt."""
-        return promptless(self.sam(entrant), self._place(entrant, seed) / CANDIDATE)
+        return promptless(self.sam(entrant), self.candidate(entrant, seed))
 
-    def candidates(self, entrant: Entrant) -> list[tuple[int, Path]]:
-        """The folders that training leaves an entrant's adapters in, by seed."""
-        return [(seed, self._place(entrant, seed) / CANDIDATE) for seed in range(self.plan.seeds)]
+    def candidate(self, entrant: Entrant, seed: int) -> Path:
+        """The folder that training leaves an entrant's adapter in."""
+        return self._place(entrant, seed) / CANDIDATE
 
     def _claim(self) -> None:
         """Write what is compared, or check that it is the same; entrants and seeds may be more or fewer."""
@@ -149,13 +149,11 @@ class Comparison:
 
     def _result(self, entrant: Entrant, seed: int) -> Result:
         place = self._place(entrant, seed)
-        path, spec = place / RESULT, entrant.model_dump(mode="json", exclude={"paper"})
+        path, spec = place / RESULT, _spec(entrant)
         if path.is_file():
             known = read_record(path, dict, "spec", "steps", "seconds", "counts", "entries")
             if known.pop("spec") != spec:
-                raise BadInputError(
-                    f"'{place.name}' was trained otherwise: give the entrant another name, or remove {place}"
-                )
+                raise BadInputError(_otherwise(place))
             return Result(entrant, seed, **known)
         place.mkdir(mode=0o700, exist_ok=True)
         done = self._trained(entrant, seed)
@@ -179,13 +177,19 @@ class Comparison:
             self.data.window,
             measured=0,
         )
-        return self._run(
-            entrant.name, _trainer(entrant), self.sam(entrant), self._place(entrant, seed), request
-        )
+        place = self._place(entrant, seed)
+        return self._run(entrant.name, _trainer(entrant), self.sam(entrant), place, request, _spec(entrant))
 
     def _run(
-        self, who: str, trainer: Callable[..., Trained], sam: Sam, place: Path, request: Request
+        self,
+        who: str,
+        trainer: Callable[..., Trained],
+        sam: Sam,
+        place: Path,
+        request: Request,
+        spec: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
+        """Steps and seconds of a run in `place`, done now if it never was; `spec` is whose it is."""
         path = place / TRAINED
         if not path.is_file():
             begun = (place / CHECKPOINT).is_file() or (place / DECODER / CHECKPOINT).is_file()
@@ -193,8 +197,11 @@ class Comparison:
                 sam, self.data.training, (), place, request,
                 resume=begun, told=partial(self.told, who), report=self.report, stop=self.stop,
             )  # fmt: skip
-            write_atomically(path, json.dumps({"steps": done.steps, "seconds": done.seconds}).encode())
-        return read_record(path, dict, "steps", "seconds")
+            done.keep(path, spec=spec)
+        known = read_record(path, dict, "steps", "seconds")
+        if known.pop("spec", spec) != spec:
+            raise BadInputError(_otherwise(place))
+        return known
 
     def _start(self, entrant: Entrant) -> Path | None:
         """The version that an entrant begins with; the warm start is trained when it is first needed."""
@@ -260,6 +267,15 @@ def _settings(plan: Plan) -> Settings:
 
 def _learns(entrant: Entrant) -> bool:
     return entrant.train and entrant.method != "sam"
+
+
+def _spec(entrant: Entrant) -> dict[str, Any]:
+    """What makes an entrant's result its own."""
+    return entrant.model_dump(mode="json", exclude={"paper"})
+
+
+def _otherwise(place: Path) -> str:
+    return f"'{place.name}' was trained otherwise: give the entrant another name, or remove {place}"
 
 
 def _trainer(entrant: Entrant) -> Callable[..., Trained]:

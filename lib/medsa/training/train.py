@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.method import Method, read_method
-from medsa.adapters.state import CARD, load_adapter, read_card, save_adapter
+from medsa.adapters.state import TENSORS, load_adapter, read_card, save_adapter
 from medsa.data.window import choose_window
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
 from medsa.evaluation.protocol import Case, mean, measure
@@ -26,7 +27,7 @@ from medsa.training.length import Length
 from medsa.training.loop import CHECKPOINT, Progress
 from medsa.training.settings import Settings, read_settings
 
-CONFIG, CANDIDATE, DECODER = "config.json", "candidate", "decoder"
+CONFIG, CANDIDATE, DECODER, TRAINED = "config.json", "candidate", "decoder", "trained.json"
 METRICS = ("1 pt", "3 pts", "10 pts", "auc", "box", "background")
 
 Told = Callable[[str, float], None]
@@ -62,6 +63,10 @@ class Trained:
     metrics: Mapping[str, Mapping[str, float]]
     seconds: float
     steps: int
+
+    def keep(self, path: Path, **more: object) -> None:
+        """Write its steps, its seconds and what else is known to `path`, as JSON."""
+        write_atomically(path, json.dumps({"steps": self.steps, "seconds": self.seconds, **more}).encode())
 
 
 def train(
@@ -101,14 +106,14 @@ def train(
 
     if not share:
         return phase(folder, request, request.start, 0, 1, resume)
-    lengths, taught = request.length.split(share), folder / DECODER / CANDIDATE
-    before = Trained(taught, {}, 0, 0)
-    if not (resume and (taught / CARD).is_file()):
+    lengths, record = request.length.split(share), folder / DECODER / TRAINED
+    if not (resume and record.is_file()):
         alone = replace(request, method="decoder_prompt", length=lengths[0], measured=0)
-        before = phase(folder / DECODER, alone, request.start, 0, share, resume)
+        phase(folder / DECODER, alone, request.start, 0, share, resume).keep(record)
+    before = read_record(record, dict, "steps", "seconds")
     again = resume and (folder / CHECKPOINT).is_file()
-    done = phase(folder, replace(request, length=lengths[1]), taught, share, 1, again)
-    return replace(done, seconds=before.seconds + done.seconds, steps=before.steps + done.steps)
+    done = phase(folder, replace(request, length=lengths[1]), folder / DECODER / CANDIDATE, share, 1, again)
+    return replace(done, seconds=before["seconds"] + done.seconds, steps=before["steps"] + done.steps)
 
 
 def _train(
@@ -189,8 +194,8 @@ def _model(sam: Sam, method: str | Method | None, start: Path | None) -> Adapted
         model = adapt(sam, method or "decoder_prompt")
     else:
         model = load_adapter(sam, start)
-        named = method.name if isinstance(method, Method) else method
-        if method is not None and named != model.method.name:
+        started = model.method if isinstance(method, Method) else model.method.name
+        if method is not None and method != started:
             model = adapt(sam, method, onto=model)
     _refuse_what_cannot_learn(model)
     known: tuple[PromptKind, ...] = ("point", "box", "mask")
@@ -215,6 +220,11 @@ def _refuse_what_cannot_learn(model: AdaptedSam) -> None:
         raise ConfigurationError(f"{method.name} has nothing that could be trained: choose another method")
 
 
+def _digest(version: Path) -> str:
+    """What an adapter version is, wherever it lies."""
+    return hashlib.sha256((version / TENSORS).read_bytes()).hexdigest()
+
+
 def prepare(folder: Path, request: Request, method: Method, resume: bool) -> None:
     """Make the run's folder and write config.json, or with `resume` check that it says the same."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -225,7 +235,7 @@ def prepare(folder: Path, request: Request, method: Method, resume: bool) -> Non
         "minutes": request.length.minutes,
         "steps": request.length.steps,
         "settings": request.settings.model_dump(mode="json"),
-        "start": str(request.start) if request.start else None,
+        "start": _digest(request.start) if request.start else None,
         "seed": request.seed,
         "window": request.window,
     }

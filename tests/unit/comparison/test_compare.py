@@ -12,9 +12,11 @@ from tests.unit.training.test_train import CASES
 
 from medsa.cli import main
 from medsa.comparison import compare as module
+from medsa.comparison.cards import write_cards
 from medsa.comparison.compare import Comparison, Data
 from medsa.comparison.plan import Plan
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
+from medsa.evaluation.evaluate import summary
 from medsa.sam import Sam
 from medsa.training.length import Length
 
@@ -111,6 +113,66 @@ def test_a_stopped_comparison_comes_to_the_same_figures(tmp_path) -> None:
     assert [[e["prompts"] for e in r.entries] for r in again] == [
         [e["prompts"] for e in r.entries] for r in whole
     ]
+
+
+def test_what_was_trained_otherwise_is_not_measured_as_another_one(tmp_path) -> None:
+    def low_rank(rank: int) -> dict:
+        return CONTENT | {
+            "entrants": [{"method": "lora", "change": {"encoder": {"low_rank": {"rank": rank}}}}]
+        }
+
+    measuring = []
+    made = comparison(
+        tmp_path,
+        low_rank(2),
+        told=lambda _who, what, _part: measuring.append(what == "measuring"),
+        stop=lambda: any(measuring) or (tmp_path / "lora/trained.json").is_file(),
+    )
+    with pytest.raises(CancelledError):
+        made.go()
+    assert not (tmp_path / "lora/result.json").exists()
+    with pytest.raises(BadInputError, match="trained otherwise"):
+        comparison(tmp_path, low_rank(4)).go()
+    assert comparison(tmp_path, low_rank(2)).go()[0].steps == 2
+
+
+def test_a_change_of_the_warm_starts_own_method_is_made(tmp_path) -> None:
+    changed = {"method": "decoder_prompt", "change": {"trains": ["prompt_encoder.point_embeddings"]}}
+    comparison(tmp_path, CONTENT | {"warm_start": {"steps": 1}, "entrants": [changed]}).go()
+    card = json.loads((tmp_path / "decoder-prompt/candidate/card.json").read_text())
+    assert card["method"]["trains"] == ["prompt_encoder.point_embeddings"]
+    assert "mask_decoder" in " ".join(card["method"]["carries"])
+
+
+def test_a_moved_comparison_goes_on(tmp_path) -> None:
+    content = CONTENT | {"warm_start": {"steps": 1}, "entrants": ["decoder_only"], "budget": {"steps": 4}}
+    asked = iter(range(10**6))
+    learning = []
+    with pytest.raises(CancelledError):
+        comparison(
+            tmp_path / "first",
+            content,
+            told=lambda who, what, _: learning.append((who, what) == ("decoder_only", "training")),
+            stop=lambda: any(learning) and next(asked) >= 1,
+        ).go()
+    assert (tmp_path / "first/decoder-only/checkpoint").is_dir()
+    (tmp_path / "first").rename(tmp_path / "second")
+    assert comparison(tmp_path / "second", content).go()[0].steps == 4
+
+
+def test_each_seeds_card_has_its_own_figures_and_stays(tmp_path) -> None:
+    content = CONTENT | {"entrants": ["decoder_only", "unet"], "seeds": 2, "warm_start": {"steps": 1}}
+    made = comparison(tmp_path, content)
+    results = made.go()
+    write_cards(made, results)
+    cards = [made.candidate(result.entrant, result.seed) / "model_card.md" for result in results]
+    for card, result in zip(cards, results, strict=True):
+        dice = next(iter(summary(result.entries).values()))["dice"]
+        assert f"| {dice['mean']:.3f} | {dice['low']:.3f} to {dice['high']:.3f} | 4 |" in card.read_text()
+        assert ("after a shared warm start" in card.read_text()) is (result.entrant.name == "decoder_only")
+        card.write_text(card.read_text() + "more")
+    write_cards(made, results)
+    assert all(card.read_text().endswith("more") for card in cards)
 
 
 def test_a_folder_of_another_comparison_is_left_alone(tmp_path) -> None:
