@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -57,6 +58,7 @@ class Retraining:
         self._options, self._runtime = options, runtime
         self._served = self.versions.pointer().name
         self._unfit: str | None = None
+        self._ending = threading.Event()
 
     def begin(self) -> None:
         """Follow labels and versions from now on, until the process ends."""
@@ -64,7 +66,8 @@ class Retraining:
         atexit.register(self.end)
 
     def end(self) -> None:
-        """End the schedule and a running round."""
+        """End the schedule and a running round, which the next start of the server begins again."""
+        self._ending.set()
         self.schedule.end()
         self.training.stop()
 
@@ -109,5 +112,7 @@ class Retraining:
             self.follow()
 
     def _ended(self, _task: Mapping[str, Any]) -> None:
+        if self._ending.is_set():
+            return  # and the schedule's record still says that a round was running
         self._follow_quietly()
         self.schedule.ended()

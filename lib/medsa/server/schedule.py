@@ -119,7 +119,7 @@ class Schedule:
     def begin(self) -> None:
         """Look at the datastore from now on; catch up with what was missed."""
         before, now = self._read(), datetime.now().astimezone()
-        self._keep(begun=before.get("begun", []), running=False)
+        self._keep(begun=before.get("begun", []), running=bool(before.get("running")))
         if self.cron is not None:
             due = self.cron.get_next_fire_time(None, now)
             if before.get("due") and before.get("cron") == str(self.cron):

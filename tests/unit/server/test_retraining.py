@@ -1,7 +1,10 @@
 """What the server makes of retraining: the pointer is followed, the status is told, requests are checked."""
 
+import json
 import signal
+import sys
 import threading
+import time
 
 import pytest
 from filelock import FileLock
@@ -197,6 +200,50 @@ def test_a_round_runs_in_a_process_of_its_own_and_tells_why_it_does_nothing(tmp_
     assert (told["status"], training.running) == ("DONE", False)
     assert told["details"][-1] == "nothing done: no label is new since the last round"
     assert training.stop() is None
+
+
+@pytest.fixture
+def long_rounds(monkeypatch):
+    """Rounds that end when they are stopped."""
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(Training, "_command", lambda *_: command)
+
+
+def _follow_to_its_end():
+    for thread in threading.enumerate():
+        if thread.name == "retraining":
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("long_rounds")
+def test_a_round_that_ends_with_its_server_goes_on_after_the_restart(site):
+    first, _ = site()
+    first.begin()
+    first.start()
+    first.end()
+    _follow_to_its_end()
+    assert first.training.status()["status"] == "STOPPED"
+    second, _ = site()
+    second.begin()
+    try:
+        ends = time.monotonic() + 20
+        while not second.training.running:
+            assert time.monotonic() < ends, "the round is lost"
+            time.sleep(0.01)
+        assert second.training.status()["request"]["why"] == "interrupted by a restart"
+    finally:
+        second.end()
+        _follow_to_its_end()
+
+
+@pytest.mark.usefixtures("long_rounds")
+def test_a_round_that_somebody_stops_stays_stopped(site):
+    retraining, _ = site()
+    retraining.start()
+    retraining.training.stop()
+    _follow_to_its_end()
+    assert not json.loads((retraining.versions.folder / "schedule.json").read_text())["running"]
 
 
 def test_settings_that_nobody_set_do_not_reach_a_round(monkeypatch):

@@ -198,6 +198,21 @@ def test_a_round_that_a_restart_interrupted_runs_again(site):
     assert len(site.rounds) == 2
 
 
+def test_a_restart_before_the_interrupted_round_runs_again_does_not_forget_it(site):
+    site.label("a")
+    first = site.open(after=1)
+    first.look()
+    first.end()
+    site.busy = True
+    second = site.open(after=1)
+    second.begin()
+    wait_for(lambda: second.status()["labels"] == 1)
+    second.end()
+    site.busy = False
+    site.open(after=1).begin()
+    wait_for(lambda: len(site.rounds) == 2)
+
+
 def test_what_is_kept_names_no_image_and_is_its_owners_alone(site):
     site.label("DOE^JANE")
     schedule = site.open(after=1)
