@@ -49,6 +49,7 @@ class Segs:
     def __init__(self, web: DicomWeb, folder: Path, answers: Answers) -> None:
         self._web, self._folder, self._answers = web, folder, answers
         self._known: dict[tuple[str, str], tuple[Seg, ...]] = {}
+        self._missed: set[tuple[str, str]] = set()
 
     def newest(self) -> dict[str, Seg]:
         """The newest one made by a person, by image: its label."""
@@ -67,10 +68,11 @@ class Segs:
         found = {_key(one): one for one in self._web.search("series", query)}
         new = {key: one for key, one in found.items() if key not in self._known}
         with ThreadPoolExecutor(_READERS, thread_name_prefix="segs") as pool:
-            self._known.update(zip(new, pool.map(self._read, new.values()), strict=True))
-        return [seg for key in found for seg in self._known[key]]
+            read = zip(new, pool.map(self._read, new.values()), strict=True)
+            self._known.update((key, segs) for key, segs in read if segs is not None)
+        return [seg for key in found for seg in self._known.get(key, ())]
 
-    def _read(self, series: Dataset) -> tuple[Seg, ...]:
+    def _read(self, series: Dataset) -> tuple[Seg, ...] | None:
         path = self._folder / f"{hashlib.sha256(repr(_key(series)).encode()).hexdigest()[:32]}.json"
         try:
             return tuple(_from_json(entry) for entry in json.loads(path.read_text("utf-8")))
@@ -81,15 +83,23 @@ class Segs:
             write_atomically(path, json.dumps([asdict(seg) for seg in segs]).encode())
         return segs
 
-    def _fetch(self, series: Dataset) -> tuple[Seg, ...]:
-        """The objects of a series; what says too little of itself is left out, and so is what is gone."""
+    def _fetch(self, series: Dataset) -> tuple[Seg, ...] | None:
+        """The objects of a series without those that say too little of themselves; None, to ask once more."""
         study, uid = str(series.get("StudyInstanceUID", "")), str(series.SeriesInstanceUID)
         try:
             headers = self._web.metadata(study, uid, without=(_PER_FRAME,))
-            segs = [_described(header, study, uid) for header in headers]
         except StoreUnavailableError:
             raise
         except (MedsaError, *DAMAGED) as error:
+            if _key(series) not in self._missed:
+                logger.warning(f"segmentation {short(uid)} is left out for now ({type(error).__name__})")
+            self._missed.add(_key(series))
+            return None
+        if not headers:
+            return None
+        try:
+            segs = [_described(header, study, uid) for header in headers]
+        except DAMAGED as error:
             logger.warning(f"segmentation {short(uid)} is left out ({type(error).__name__})")
             return ()
         return tuple(seg for seg in segs if seg.image)

@@ -5,6 +5,7 @@ import json
 import pytest
 from pydicom.dataset import Dataset
 
+from medsa.errors import NotFoundError, StoreError, StoreUnavailableError, TooLargeError
 from medsa.server.answers import Answers
 from medsa.server.segs import Segs
 
@@ -39,7 +40,7 @@ class Pacs:
         self.asked += 1
         if self.faults:
             raise self.faults.pop()
-        return [self.headers[series]]
+        return [self.headers[series]] if self.headers[series] else []
 
 
 @pytest.fixture
@@ -72,3 +73,38 @@ def test_what_was_kept_without_a_time_zone_is_asked_for_anew(pacs, segs, tmp_pat
     kept.write_text(json.dumps([{**json.loads(kept.read_text())[0], "when": "2026-01-10T13:00:00.000000"}]))
     assert Segs(pacs, tmp_path / "segs", Answers()).all() == [seg]
     assert json.loads(kept.read_text())[0]["when"] == seg.when == "2026-01-10T12:00:00.000000+00:00"
+
+
+@pytest.mark.parametrize("fault", [StoreError("500"), TooLargeError("full"), NotFoundError("not yet")])
+def test_a_header_that_could_not_be_had_is_asked_for_again_and_the_fault_told_once(pacs, segs, fault, caplog):
+    pacs.add("1.5")
+    pacs.faults = [fault, fault]
+    assert segs.all() == segs.all() == []
+    assert caplog.text.count("left out") == 1
+    assert segs.newest()["1.2.3"].series == "1.5"
+    assert segs.all()
+    assert pacs.asked == 3
+
+
+def test_a_header_that_says_too_little_is_asked_for_once(pacs, segs):
+    pacs.add("1.5", image="")
+    pacs.add("1.6")
+    del pacs.headers["1.6"].SOPInstanceUID
+    assert segs.all() == segs.all() == []
+    assert pacs.asked == 2
+
+
+def test_an_answer_without_a_header_is_not_believed_for_ever(pacs, segs):
+    pacs.add("1.5")
+    header, pacs.headers["1.5"] = pacs.headers["1.5"], None
+    assert segs.all() == []
+    pacs.headers["1.5"] = header
+    assert segs.all()
+
+
+def test_a_store_that_is_away_is_said_to_be(pacs, segs):
+    pacs.add("1.5")
+    pacs.faults = [StoreUnavailableError("away")]
+    with pytest.raises(StoreUnavailableError):
+        segs.all()
+    assert segs.all()
