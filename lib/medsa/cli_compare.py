@@ -134,7 +134,7 @@ def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
 
 
 def _data(plan: Plan, args: argparse.Namespace) -> Data:
-    """The studies: the first official split of a data set learns and its last is held out, if it has two."""
+    """The studies: the official split "train" of a data set learns and "test" is held out, if it has both."""
     from medsa.comparison.compare import Data
     from medsa.datasets import read_dataset
     from medsa.training.cases import Nameless, wanted
@@ -142,8 +142,8 @@ def _data(plan: Plan, args: argparse.Namespace) -> Data:
 
     name = plan.data if args.dataset is None else args.dataset
     name = None if name in ("", NONE) else name
-    official = () if name is None else read_dataset(name).splits
-    cases, window = studies(args.data, name, official[0] if len(official) > 1 else None, "")
+    official = name is not None and {"train", "test"} <= set(read_dataset(name).splits)
+    cases, window = studies(args.data, name, "train" if official else None, "")
     labels = wanted(cases, [str(label) for label in plan.labels])
     args.output.mkdir(mode=0o700, parents=True, exist_ok=True)
     splits = Splits(args.output / "splits.json", plan.share, alike=True)
@@ -151,8 +151,8 @@ def _data(plan: Plan, args: argparse.Namespace) -> Data:
     def nameless(found: Iterable[Case]) -> list[Nameless]:
         return [Nameless(splits.hashed(one.id), splits.hashed(one.patient), one.read) for one in found]
 
-    if len(official) > 1:
-        held, _ = studies(args.data, name, official[-1], "")
+    if official:
+        held, _ = studies(args.data, name, "test", "")
         return Data(nameless(cases), nameless(held), labels, window)
     sides = splits.assign(case.patient for case in cases)
     training, rest = (

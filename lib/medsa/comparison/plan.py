@@ -78,7 +78,8 @@ class Asked(_Data):
 
     @model_validator(mode="after")
     def _understood(self) -> Asked:
-        self.protocol()
+        if not self.protocol().names:
+            raise ValueError("noc alone keeps no mask to be shown: ask for a click or a box, too")
         return self
 
     def protocol(self) -> Protocol:
@@ -116,7 +117,9 @@ class Entrant(_Data):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        value = {"method": value} if isinstance(value, str) else dict(value)
+        value = {"method": value} if isinstance(value, str) else value
+        if not isinstance(value, Mapping):
+            raise ValueError("an entrant is the name of a method, or a mapping")
         return {"name": value.get("method"), **value}
 
     @model_validator(mode="after")

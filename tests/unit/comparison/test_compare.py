@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from tests.unit.adapters.conftest import one_thread, small_sam
+from tests.unit.datasets.test_datasets import prostate
 from tests.unit.training.test_train import CASES
 
 from medsa.cli import main
@@ -302,6 +303,18 @@ def test_the_same_command_in_another_folder_comes_to_the_same_figures(folder, tm
     assert len({path.read_bytes() for path in tmp_path.glob("*/splits.json.key")}) == 2
 
 
+def test_splits_that_are_no_train_and_test_are_taken_together(tmp_path, monkeypatch) -> None:
+    """The sites of the prostates: those between the first and the last count, too."""
+    monkeypatch.setattr("medsa.sam.load_sam", lambda *_, **__: small_sam("tiny_vit"))
+    prostate(tmp_path / "set")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(json.dumps(CONTENT | {"entrants": ["sam"], "data": "prostate", "share": 0.5}))
+    words = ["compare", str(plan), "--data", str(tmp_path / "set"), "--output", str(tmp_path / "out")]
+    assert main([*words, "--no-overlays"]) == 0
+    cases = json.loads((tmp_path / "out/report.json").read_text())["cases"]
+    assert cases["training"] + cases["held out"] == 6
+
+
 @pytest.mark.parametrize(
     ("content", "words", "says"),
     [
@@ -309,6 +322,8 @@ def test_the_same_command_in_another_folder_comes_to_the_same_figures(folder, tm
         ("- a", (), "holds no plan"),
         ("{", (), "no YAML"),
         ("{title: x, budget: {minutes: 1, steps: 1}, entrants: [sam]}", (), "one of minutes, steps"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam, null]}", (), "or a mapping"),
+        ("{title: x, budget: {minutes: 1}, entrants: [sam], asked: {prompts: noc}}", (), "keeps no mask"),
         ("{title: x, budget: {minutes: 1}, entrants: [samm]}", (), "unknown method 'samm'"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam, sam]}", (), "two entrants are called 'sam'"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam], backbone: x}", (), "unknown backbone"),
