@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from medsa.data.volume import Volume
 from medsa.errors import BadInputError, CancelledError, MedsaError, StoreUnavailableError
 from medsa.segmenter.propagate import stop_if
 from medsa.server.automatic import NAME, Automatic, Labelled
-from medsa.server.noted import white_in
+from medsa.server.noted import checked_confidences, white_in
 from medsa.server.privacy import frames, short
 from medsa.server.store import Store
 from medsa.training.retrain import BusyError
@@ -119,17 +120,24 @@ def read_original(store: Store, image: str, volume: Volume) -> NDArray[np.uint8]
 
 def _is_done(store: Store, image: str, wanted: Wanted) -> bool:
     """Whether an earlier run has looked for the same labels here, and what it found is still there."""
-    noted = store.get_image_info(image).get(NAME)
-    if not isinstance(noted, Mapping) or not set(wanted.labels) <= set(noted.get("confidences", {})):
+    noted = _noted(store, image)
+    if noted is None or not set(wanted.labels) <= set(noted):
         return False
     kept = ORIGINAL in store.get_labels_by_image_id(image)
-    return kept or not any(noted["confidences"].values())
+    return kept or not any(noted.values())
+
+
+def _noted(store: Store, image: str) -> dict[str, float] | None:
+    """The confidences that earlier runs noted; None where none has run."""
+    with suppress(BadInputError):
+        return checked_confidences(store.get_image_info(image).get(NAME))
+    return None
 
 
 def _keep(store: Store, image: str, volume: Volume, found: Labelled) -> None:
     """Save a mask beside what the image's original label already says of other labels, and note both."""
     labels = store.labels
-    before = store.get_image_info(image).get(NAME, {}).get("confidences", {})
+    before = _noted(store, image) or {}
     mask = _merged(store, image, volume, found)
     names = {value: labels.by_index(value).name for value in np.unique(mask).tolist() if value}
     confidences = {**before, **found.confidences}

@@ -108,7 +108,7 @@ class FolderStore(Store):
         return [image for image in self._images() if image in kept and wanted <= self._noted(tag, image)]
 
     def _noted(self, tag: str, image_id: str) -> set[str]:
-        return {entry["name"].casefold() for entry in self._notes(tag).read(image_id).get("label_info", [])}
+        return {name.casefold() for name in names_in(self._notes(tag).read(image_id)).values()}
 
     def volume(self, image_id: str) -> Volume:
         path = self._image(image_id)

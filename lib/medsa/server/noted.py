@@ -37,6 +37,16 @@ def names_in(note: Mapping[str, Any]) -> Names:
     return {}
 
 
+def checked_confidences(found: object) -> dict[str, float]:
+    """The confidences by label of what was found in an image; raises `BadInputError` when there are none."""
+    confidences = found.get("confidences") if isinstance(found, Mapping) else None
+    if not isinstance(confidences, Mapping) or not all(
+        isinstance(sure, int | float) for sure in confidences.values()
+    ):
+        raise BadInputError('medsa_auto must be what was found, such as {"confidences": {"liver": 0.9}}')
+    return dict(confidences)
+
+
 def white_in(note: Mapping[str, Any]) -> int:
     """What white means in a black and white label with this note: the only label listed, else 1."""
     names = names_in(note)

@@ -14,6 +14,10 @@ from starlette.background import BackgroundTask
 
 from medsa.data.read import read_volume
 from medsa.errors import BadInputError, NotFoundError
+from medsa.server.auth import User
+from medsa.server.automatic import NAME
+from medsa.server.noted import checked_confidences, checked_names
+from medsa.server.offers import LOCKED
 from medsa.server.routes.common import Admin, Annotator, AnyUser, App, a_tag, an_id, user_info
 from medsa.server.scratch import IMAGE_ENDINGS, LABEL_ENDINGS, ending, received
 
@@ -45,7 +49,7 @@ def get_datastore(app: App, _user: AnyUser, output: Output = Output.STATS) -> An
 def put_image(
     app: App, user: Annotator, file: Annotated[UploadFile, File()], image: str = "", params: Params = "{}"
 ) -> dict[str, str]:
-    info = user_info(params, user)
+    info = _note(params, user)
     suffix = ending(file.filename, IMAGE_ENDINGS)
     image = an_id(image or Path(file.filename or "").name[: -len(suffix)])
     if image in app.store.list_images():
@@ -82,7 +86,7 @@ def get_image_info(app: App, _user: AnyUser, image: str) -> dict[str, Any]:
 
 @router.put("/image/info", summary="Note something about an image")
 def put_image_info(app: App, user: Annotator, image: str, info: Params = "{}") -> dict[str, str]:
-    app.store.update_image_info(an_id(image), user_info(info, user))
+    app.store.update_image_info(an_id(image), _note(info, user))
     return {}
 
 
@@ -127,7 +131,7 @@ def get_label_info(app: App, _user: AnyUser, label: str, tag: str) -> dict[str, 
 
 @router.put("/label/info", summary="Note something about a label")
 def put_label_info(app: App, user: Annotator, label: str, tag: str, info: Params = "{}") -> dict[str, str]:
-    app.store.update_label_info(an_id(label, "label"), a_tag(tag), user_info(info, user))
+    app.store.update_label_info(an_id(label, "label"), a_tag(tag), _note(info, user))
     return {}
 
 
@@ -143,6 +147,18 @@ def get_dataset(app: App, _user: Annotator, limit_cases: int | None = None) -> F
     path = _file(app.store.get_dataset_archive(limit_cases), "dataset")
     gone = BackgroundTask(path.unlink, missing_ok=True)
     return FileResponse(path, media_type="application/zip", filename="dataset.zip", background=gone)
+
+
+def _note(params: str, user: User) -> dict[str, Any]:
+    """What is to be noted, with the user's name; raises `BadInputError` for what is of no use."""
+    info = user_info(params, user)
+    if "label_info" in info:
+        checked_names(info["label_info"])
+    if NAME in info:
+        checked_confidences(info[NAME])
+    if not isinstance(info.get(LOCKED, False), bool):
+        raise BadInputError(f"{LOCKED} must be true or false")
+    return info
 
 
 def _file(uri: str, what: str) -> Path:
