@@ -52,8 +52,10 @@ def add(labels: LabelSet, folder: Path, name: str) -> LabelSet:
     Raises `BadInputError` for what is no name, for a full set, and where nothing can be kept.
     """
     name = " ".join(name.split())
-    if not 0 < len(name) <= 64 or not name.isprintable():
-        raise BadInputError("a label needs a name of 1 to 64 characters")
+    if not 0 < len(name) <= 64 or not name.isprintable() or "\\" in name:
+        raise BadInputError(
+            "a label needs a name of 1 to 64 characters, without backslash or control characters"
+        )
     if (folder / CARD).is_file():
         raise BadInputError(
             "labels cannot be added: --conf adapters is one version; name a folder that may hold several"

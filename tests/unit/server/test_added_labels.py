@@ -32,6 +32,13 @@ def test_what_is_no_name_is_refused(name, tmp_path):
         add(LABELS, tmp_path, name)
 
 
+@pytest.mark.parametrize("name", ["liver\\cyst", "liver\x07", "liver\u200bcyst", "liver\ud800"])
+def test_a_name_that_dicom_cannot_hold_is_refused_before_anything_is_kept(name, tmp_path):
+    with pytest.raises(BadInputError, match="backslash"):
+        add(LABELS, tmp_path, name)
+    assert not (tmp_path / FILE).exists()
+
+
 def test_a_set_that_grew_since_keeps_its_own_labels(tmp_path):
     grown = load_labels("default")
     smaller = grown.model_copy(update={"labels": grown.labels[:-1]})
