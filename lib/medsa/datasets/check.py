@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsa.data.volume import Volume
 from medsa.datasets.layout import find_cases, search
 from medsa.datasets.spec import Dataset
 from medsa.datasets.stored import StoredCase
@@ -51,21 +52,30 @@ def check(
     for number, case in enumerate(read):
         progress(number, len(read))
         try:
-            occurs |= set(case.read()[2].values()) | _unknown(dataset, case)
+            volume, _, names = case.read()
+            occurs |= set(names.values()) | _unknown(dataset, case, volume)
         except MedsaError as error:
             wrong.append(str(error))
     progress(len(read), len(read))
     unknown = sorted(name for name in occurs if name.startswith("unknown "))
-    wrong += [f"labels hold an {name}, which is none of the data set's" for name in unknown]
+    wrong += [f"labels hold an {name}, which is none of the data set's" for name in unknown[:SHOWN]]
+    if len(unknown) > SHOWN:
+        wrong.append(f"labels hold {len(unknown) - SHOWN} more that are unknown")
     return Checked(tuple(there), tuple(wrong), tuple(sorted(occurs - set(unknown))))
 
 
-def _unknown(dataset: Dataset, case: StoredCase) -> set[str]:
-    """Values of a label file that the data set does not have."""
-    if case.polygons or dataset.colours:
+def _unknown(dataset: Dataset, case: StoredCase, volume: Volume) -> set[str]:
+    """Values or colours of a label file that the data set does not have."""
+    if case.polygons:
         return set()
+    stored = case.stored_values(volume)
+    if dataset.colours:
+        occurring = set(map(tuple, np.unique(stored.reshape(-1, 3), axis=0).tolist()))
+        return {
+            f"unknown colour {','.join(map(str, colour))}"
+            for colour in occurring - {(0, 0, 0), *dataset.colours.values()}
+        }
     known = {0, *(dataset.values or dataset.names or case.names)}
     if dataset.values:
         known |= set(dataset.others)
-    values = np.unique(case.stored_values(case.volume()))
-    return {f"unknown value {value:g}" for value in values.tolist() if value not in known}
+    return {f"unknown value {value:g}" for value in np.unique(stored).tolist() if value not in known}

@@ -124,10 +124,9 @@ def _missing(dataset: Dataset, folder: Path, split: str | None) -> str:
         pairs = [f"{shown(part.image)} with {shown(part.label[0])}" for part in parts]
         roots = [root for root in dataset.roots if root]
         wanted = ", or ".join(dict.fromkeys(pairs)) + (f", in {' or '.join(roots)}" if roots else "")
-    entries = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if entry.name[0] != ".")
-    kinds = Counter(Path(name).suffix or name for name in entries if not name.endswith("/"))
-    folders = [name for name in entries if name.endswith("/")][:SHOWN]
-    there = [*folders, *(f"{count} {kind}" for kind, count in kinds.most_common(SHOWN))]
+    entries = [entry for entry in folder.iterdir() if entry.name[0] != "."]
+    kinds = Counter("folders" if entry.is_dir() else entry.suffix or "files" for entry in entries)
+    there = [f"{kind} ({count})" for kind, count in kinds.most_common(SHOWN)]
     return (
         f"'{folder}' holds no labelled images of {dataset.title}"
         + (f" (split {split})" if split else "")

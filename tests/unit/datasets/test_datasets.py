@@ -185,6 +185,19 @@ def test_the_official_layout_is_read(name: str, tmp_path: Path) -> None:
     assert len(found.occurs) == len(values)
 
 
+def test_colours_that_the_set_does_not_have_are_told(tmp_path: Path) -> None:
+    endovis(tmp_path)
+    for path in tmp_path.rglob("labels/*.png"):
+        picture(path, np.full((12, 14, 3), (1, 254, 1), np.uint8))
+    found = check(read_dataset("endovis18"), tmp_path)
+    assert "labels hold an unknown colour 1,254,1, which is none of the data set's" in found.wrong
+    noisy = np.random.default_rng(0).integers(0, 255, (12, 14, 3), dtype=np.uint8)
+    picture(path, noisy)  # as a JPEG would hold them
+    found = check(read_dataset("endovis18"), tmp_path)
+    assert len([line for line in found.wrong if "unknown colour" in line]) == 5
+    assert any(line.endswith("more that are unknown") for line in found.wrong)
+
+
 def test_patients_are_told_apart_and_kept_together(tmp_path: Path) -> None:
     for name, draw, patients in (("endovis18", endovis, 3), ("tnmix", tnmix, 3), ("prostate", prostate, 6)):
         draw(tmp_path / name)
@@ -223,9 +236,10 @@ def test_another_folder_is_told_what_was_expected_and_what_is_there(tmp_path: Pa
     (tmp_path / "something").mkdir()
     (tmp_path / "notes.txt").write_text("")
     for name in EVERY:
-        with pytest.raises(BadInputError, match=r"expected .*found something/, 1 \.txt") as told:
+        with pytest.raises(BadInputError, match=r"expected .*found .*folders \(1\)") as told:
             find_cases(read_dataset(name), tmp_path)
         assert read_dataset(name).title in str(told.value)
+        assert "something" not in str(told.value)  # it may be a patient's name
     with pytest.raises(NotFoundError):
         find_cases(read_dataset("btcv"), tmp_path / "nowhere")
     for damaged in ("{", "[]", '{"training": 3}'):
