@@ -34,7 +34,8 @@ class Frame:
     """One plane of a series: where it lies and how its stored values become values.
 
     `position` (3,) and `orientation` (6,) LPS mm, or None when the object does not say; `spacing` (2,) mm
-    between rows and between columns; `thickness` mm, the distance to a neighbour if nothing better is known.
+    between rows and between columns; `thickness` mm, the distance to a neighbour if nothing better is known;
+    `side` of the plane on which the next one of the object then lies: 1 along the normal, -1 against it.
     """
 
     source: int
@@ -43,6 +44,7 @@ class Frame:
     orientation: tuple[float, ...] | None
     spacing: tuple[float, float]
     thickness: float
+    side: float
     slope: float
     intercept: float
 
@@ -61,6 +63,7 @@ def not_an_image(dataset: Dataset) -> str | None:
 def volume_from_datasets(datasets: Sequence[Dataset]) -> Volume:
     """The volume of one series, slices ascending along the normal (row x column cosines).
 
+    Frames of one object that lie at one place, or at none, stay in their order.
     `datasets` are all images of the series in any order (objects sent twice count once), or one multi-frame
     object. Raises `UnreadableImageError` naming the problem for anything that is no single stack of parallel,
     evenly spaced slices of one size, and `TooLargeError` before allocating what memory does not hold.
@@ -225,6 +228,7 @@ def frames_of(dataset: Dataset, source: int = 0) -> Iterator[Frame]:
         orientation=_numbers(dataset, "ImageOrientationPatient", 6),
         spacing=_plain_spacing(dataset),
         thickness=_number(dataset, "SpacingBetweenSlices") or _number(dataset, "SliceThickness") or 1.0,
+        side=_side(dataset),
         slope=_rescale(dataset, "RescaleSlope", 1.0),
         intercept=_rescale(dataset, "RescaleIntercept", 0.0),
     )
@@ -291,6 +295,12 @@ def _number(dataset: Dataset, keyword: str) -> float | None:
     return number if 0 < number < np.inf else None
 
 
+def _side(dataset: Dataset) -> float:
+    """What the sign of SpacingBetweenSlices means in nuclear medicine, and nowhere else (PS3.3 C.8.4.15)."""
+    spacing = float(dataset.get("SpacingBetweenSlices") or 0)
+    return -1.0 if dataset.get("Modality") == "NM" and spacing < 0 else 1.0
+
+
 def _rescale(dataset: Dataset, keyword: str, default: float) -> float:
     value = dataset.get(keyword)
     number = default if value is None or value == "" else float(value)
@@ -339,7 +349,7 @@ def _sorted(frames: list[Frame]) -> tuple[list[Frame], NDArray[np.float64]]:
     if len(frames) == 1:
         return frames, alone
     if len({frame.source for frame in frames}) == 1 and _at_one_place(frames):
-        return frames, alone
+        return frames, first.side * alone
     placed = [frame for frame in frames if frame.position is not None and frame.orientation is not None]
     if len(placed) < len(frames):
         raise UnreadableImageError(

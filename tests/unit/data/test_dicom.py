@@ -144,6 +144,34 @@ def test_a_film_without_positions_is_stacked_in_its_order(draw_image, noise):
     assert volume.spacing[2] == 3
 
 
+@pytest.mark.parametrize(
+    ("modality", "spacing", "step"), [("NM", 4, 4), ("NM", -4, -4), ("PT", -4, 4), ("NM", None, 3)]
+)
+def test_nuclear_medicine_is_stacked_to_the_side_that_the_sign_of_its_spacing_names(
+    draw_image, noise, modality, spacing, step
+):
+    detector = Dataset()
+    detector.ImagePositionPatient, detector.ImageOrientationPatient = [10, 20, 30], [1, 0, 0, 0, 1, 0]
+    voxels = noise(5, 4, 2)
+    tomogram = draw_image(
+        voxels,
+        Modality=modality,
+        PixelSpacing=[2, 2],
+        SliceThickness=3,
+        SpacingBetweenSlices=spacing,
+        DetectorInformationSequence=[detector],
+    )
+    volume = volume_from_datasets([tomogram])
+    assert np.array_equal(volume.voxels, voxels.T)
+    assert np.allclose(volume.affine @ [0, 0, 2, 1], [-10, -20, 30 + 2 * step, 1])
+    assert np.allclose(volume.spacing, (2, 2, abs(step)))
+
+
+def test_a_single_frame_of_nuclear_medicine_has_no_side(draw_series, noise):
+    slices = draw_series(noise(3, 4, 5), Modality="NM", SpacingBetweenSlices=-2)
+    assert volume_from_datasets(slices[:1]).affine[2, 2] == volume_from_datasets(slices).affine[2, 2] == 2
+
+
 def test_colour_is_kept_as_rgb(draw_image):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
     volume = volume_from_datasets([draw_image(pixels, Modality="XC")])
