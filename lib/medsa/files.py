@@ -15,7 +15,7 @@ Kind = TypeVar("Kind", dict, list)
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path`, mode 0600: written beside it, flushed to disk, renamed over what was there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

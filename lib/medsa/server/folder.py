@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from secrets import token_hex
 from stat import S_ISDIR
 from typing import Any
 
@@ -23,6 +24,7 @@ from medsa.data.read_label import read_label
 from medsa.data.volume import Volume
 from medsa.data.write import write_image, write_mask
 from medsa.errors import BadInputError, MedsaError, NotFoundError, StoreUnavailableError
+from medsa.server.ids import is_id
 from medsa.server.noted import names_in, white_in
 from medsa.server.privacy import short
 from medsa.server.scratch import IMAGE_ENDINGS, LABEL_ENDINGS
@@ -31,6 +33,8 @@ from medsa.server.store import FINAL, About, Names, Notes, Store, check_names, c
 logger = logging.getLogger(__name__)
 
 _PICTURES = (".png", ".jpg", ".jpeg")
+_LONGEST = 255 - len(".nii.gz")
+"""Bytes that an id may have, so that the name of its label's file is not too long."""
 
 
 class FolderStore(Store):
@@ -38,13 +42,15 @@ class FolderStore(Store):
 
     An image's id is its file's name without the ending. Labels are files of the same name under labels/<tag>,
     as MONAI Label's own folder datastore keeps them, their values the indices of `labels`. What is on disk is
-    the truth, so that files may come and go while the server runs.
+    the truth, so that files may come and go while the server runs. Files whose names cannot be ids are left
+    out.
     """
 
     def __init__(self, folder: str, labels: LabelSet) -> None:
         super().__init__(labels)
         self.folder = Path(folder)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._left_out = 0
 
     def name(self) -> str:
         return str(self.folder)
@@ -58,13 +64,23 @@ class FolderStore(Store):
 
     def _images(self) -> dict[str, Path]:
         images: dict[str, Path] = {}
-        for path in self._entries():
-            if _is_image(path):
+        left_out = 0
+        for path in filter(_is_image, self._entries()):
+            if _can_be_named(stem(path)):
                 images.setdefault(stem(path), path)
+            else:
+                left_out += 1
+        if left_out not in (0, self._left_out):
+            logger.warning(
+                f"{left_out} files of the folder of images are left out: their names are too long or hold "
+                "characters that an id cannot (:, *, ?, or what is not UTF-8); rename them"
+            )
+        self._left_out = left_out
         return images
 
     def _image(self, image_id: str) -> Path:
-        path = next((path for path in self._entries() if stem(path) == image_id and _is_image(path)), None)
+        known = self._entries() if _can_be_named(image_id) else ()
+        path = next((path for path in known if stem(path) == image_id and _is_image(path)), None)
         if path is None:
             raise NotFoundError("there is no image of this id in the folder (any more)")
         return path
@@ -184,7 +200,9 @@ class FolderStore(Store):
         return str(self._label(label_id, label_tag))
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        tags = sorted(path.name for path in self.folder.glob("labels/[!.]*") if path.is_dir())
+        tags = sorted(
+            path.name for path in self.folder.glob("labels/*") if path.is_dir() and _is_tag(path.name)
+        )
         return {tag: image_id for tag in tags if image_id in self._labels(tag)}
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
@@ -208,20 +226,20 @@ class FolderStore(Store):
         """Take a file in under `image_id`; raises `BadInputError` for an id that is no file name."""
         source = Path(image_filename)
         ending = next((e for e in IMAGE_ENDINGS if source.name.lower().endswith(e)), None)
-        if (
-            ending is None
-            or image_id != Path(image_id).name
-            or image_id.startswith(".")
-            or image_id == "labels"
-        ):
+        if ending is None or not is_id(image_id) or image_id == "labels":
             raise BadInputError("an image needs an id that is a plain name, and a file of a known kind")
+        if not _can_be_named(image_id):
+            raise BadInputError(f"the id of the image is too long: at most {_LONGEST} bytes are kept")
         target = self.folder / f"{image_id}{ending}"
         with self._writing:
-            part = target.with_name(f".{target.name}.part")
-            with source.open("rb") as sent, part.open("wb") as kept:
-                shutil.copyfileobj(sent, kept, 1 << 20)
-                os.fsync(kept.fileno())
-            part.replace(target)
+            part = self.folder / f".part-{token_hex(4)}"
+            try:
+                with source.open("rb") as sent, part.open("xb") as kept:
+                    shutil.copyfileobj(sent, kept, 1 << 20)
+                    os.fsync(kept.fileno())
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
         self._notes().add(image_id, image_info)
         return image_id
 
@@ -242,6 +260,16 @@ class FolderStore(Store):
 
 def _ends(path: Path, endings: tuple[str, ...]) -> bool:
     return path.name.lower().endswith(endings)
+
+
+def _can_be_named(image_id: str) -> bool:
+    return is_id(image_id) and len(os.fsencode(image_id)) <= _LONGEST
+
+
+def _is_tag(name: str) -> bool:
+    with suppress(BadInputError):
+        return bool(check_tag(name))
+    return False
 
 
 def _is_image(path: Path) -> bool:

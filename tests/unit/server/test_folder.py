@@ -1,6 +1,7 @@
 """A folder of images: files and series, labels beside them, ids and tags that cannot leave it."""
 
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -244,6 +245,42 @@ def test_an_image_is_taken_in_whole_and_leaves_with_its_labels(folder, tmp_path)
     assert store.get_labeled_images() == []
     with pytest.raises(NotFoundError):
         store.get_label_uri("new", "final")
+
+
+def test_files_that_no_request_can_name_are_left_out_and_counted_once_in_the_log(folder, tmp_path, caplog):
+    for name in ("2024-01-01T10:30.nii", "DOE\udcff.nii", "a\nb.nii", "x" * 250 + ".dcm"):
+        (folder / name).write_bytes(b"")
+    store = FolderStore(str(folder), LABELS)
+    with caplog.at_level("WARNING"):
+        for _ in range(3):
+            assert store.list_images() == ["case.2", "case_1", "series"]
+        assert json.dumps(store.json(), ensure_ascii=False).encode()
+    [record] = caplog.records
+    assert "4 files" in record.message
+    assert not any(name in record.message for name in ("2024", "DOE"))
+    with pytest.raises(NotFoundError):
+        store.volume("2024-01-01T10:30")
+
+
+def test_a_folder_beside_the_tags_that_is_none_is_no_matter(folder, tmp_path):
+    store = FolderStore(str(folder), LABELS)
+    saved(store, "case_1", tmp_path)
+    shutil.copytree(folder / "labels" / "final", folder / "labels" / "final.bak")
+    assert store.get_labels_by_image_id("case_1") == {"final": "case_1"}
+    assert store.json()["objects"]["case_1"]["labels"] == {"final": "case_1"}
+    store.remove_image("case_1")
+    assert "case_1" not in store.list_images()
+
+
+@pytest.mark.parametrize("length", [244, 248])
+def test_an_image_with_the_longest_name_can_be_sent_and_labelled(folder, tmp_path, length):
+    store = FolderStore(str(folder), LABELS)
+    name = "n" * length
+    store.add_image(name, str(folder / "case_1.nii.gz"), {})
+    saved(store, name, tmp_path)
+    assert store.get_labeled_images() == [name]
+    with pytest.raises(BadInputError, match="too long"):
+        store.add_image("n" * 249, str(folder / "case_1.nii.gz"), {})
 
 
 def test_everything_can_be_told_as_json(folder, tmp_path):

@@ -11,6 +11,7 @@ from medsa.errors import BadInputError
 from medsa.server import auth
 from medsa.server.app import MedsaApp
 from medsa.server.click import read_params
+from medsa.server.ids import is_id
 
 
 def _app(request: Request) -> Any:
@@ -32,7 +33,7 @@ def an_id(value: str, what: str = "image") -> str:
     """`value` when it can be an id of the datastore; raises `BadInputError` for anything like a path."""
     if not value:
         raise BadInputError(f"which {what} is meant? its id is missing")
-    if len(value) > 255 or value.startswith(".") or not value.isprintable() or set(value) & set('/\\:*?"<>|'):
+    if not is_id(value):
         raise BadInputError(f"{what} must be an id of the datastore, not a path")
     return value
 
