@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -13,15 +14,20 @@ from typing import Any
 import httpx
 import jwt
 from fastapi import Request
+from jwt.algorithms import RSAAlgorithm
 from monailabel.config import settings
 
 from medsa.errors import MedsaError
+
+logger = logging.getLogger(__name__)
 
 USER, ANNOTATOR, REVIEWER, ADMIN = ROLES = ("user", "annotator", "reviewer", "admin")
 """Each role includes those before it."""
 
 _KEY_LIVES = 600.0
 _KEY_RETRY = 30.0
+_FIRST_KEY_RETRY = 2.0
+_AWAY = "the login server does not answer; try again in a minute"
 
 
 class UnauthenticatedError(MedsaError):
@@ -156,30 +162,61 @@ def password_login(username: str, password: str) -> dict[str, Any]:
         answer.raise_for_status()
         return dict(answer.json())
     except (httpx.HTTPError, KeyError, ValueError, TypeError):
-        raise IdentityProviderError("the login server does not answer; try again in a minute") from None
+        raise IdentityProviderError(_AWAY) from None
 
 
 class _RealmKey:
-    """The realm's public key, asked once in ten minutes, and again at once when a signature does not fit."""
+    """The realm's public key, asked once in ten minutes, and again at once when a signature does not fit.
+
+    While the login server is away, or answers with what is no key, the last one serves on, and it is asked
+    again after a pause.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._key = ""
-        self._asked = float("-inf")
+        self._key: Any = None
+        self._asked, self._pause = float("-inf"), _KEY_LIVES
 
-    def get(self, refresh: bool = False) -> str:
-        with self._lock:
-            if not self._key or time.monotonic() - self._asked > (_KEY_RETRY if refresh else _KEY_LIVES):
-                realm = _ask_json(str(_setting("REALM_URI")))
-                self._key = f"-----BEGIN PUBLIC KEY-----\n{realm.get('public_key')}\n-----END PUBLIC KEY-----"
-                self._asked = time.monotonic()
-            return self._key
+    def get(self, refresh: bool = False) -> Any:
+        """The key; who has one that may fit does not wait while somebody else asks for it."""
+        if self._lock.acquire(blocking=refresh or self._key is None):
+            try:
+                pause = min(self._pause, _KEY_RETRY) if refresh else self._pause
+                if time.monotonic() - self._asked > pause:
+                    self._ask()
+            finally:
+                self._lock.release()
+        if self._key is None:
+            raise IdentityProviderError(_AWAY)
+        return self._key
+
+    def _ask(self) -> None:
+        try:
+            self._key, self._pause = _public_key(_ask_json(str(_setting("REALM_URI")))), _KEY_LIVES
+        except IdentityProviderError as error:
+            if self._key is None:
+                self._pause = _FIRST_KEY_RETRY
+                raise
+            self._pause = _KEY_RETRY
+            logger.warning(f"the key that was known before serves on: {error}")
+        finally:
+            self._asked = time.monotonic()
 
 
 _realm_key = _RealmKey()
 
 
-def _decode(token: str, key: str) -> dict[str, Any]:
+def _public_key(realm: Mapping[str, Any]) -> Any:
+    pem = f"-----BEGIN PUBLIC KEY-----\n{realm.get('public_key')}\n-----END PUBLIC KEY-----"
+    try:
+        return RSAAlgorithm(RSAAlgorithm.SHA256).prepare_key(pem)
+    except (jwt.InvalidKeyError, ValueError):
+        raise IdentityProviderError(
+            "the login server tells no key: does MONAI_LABEL_AUTH_REALM_URI name a Keycloak realm?"
+        ) from None
+
+
+def _decode(token: str, key: Any) -> dict[str, Any]:
     audience = os.environ.get("MEDSA_AUTH_AUDIENCE")
     options = {"require": ["exp"], "verify_aud": audience is not None}
     return dict(jwt.decode(token, key, algorithms=["RS256"], audience=audience, options=options))
@@ -198,7 +235,7 @@ def _ask_json(url: str) -> dict[str, Any]:
         answer.raise_for_status()
         return dict(answer.json())
     except (httpx.HTTPError, ValueError, TypeError):
-        raise IdentityProviderError("the login server does not answer; try again in a minute") from None
+        raise IdentityProviderError(_AWAY) from None
 
 
 def _setting(name: str) -> Any:
