@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from medsa.errors import MedsaError, NotFoundError, StoreUnavailableError
+from medsa.server.privacy import frames
+
+logger = logging.getLogger(__name__)
+
+RENEWING = 4
+"""Threads that renew old answers of one store, at most."""
 
 Value = TypeVar("Value")
 
@@ -32,6 +38,8 @@ class Answers:
         self.live, self.stale, self._most = live, stale, most
         self._known: OrderedDict[str, _Answer] = OrderedDict()
         self._asked: dict[tuple[str, int], Future[Any]] = {}
+        self._due: OrderedDict[str, Callable[[], Any]] = OrderedDict()
+        self._renewing = 0
         self._epoch = 0
         self._lock = threading.Lock()
 
@@ -57,7 +65,7 @@ class Answers:
             return known.value
         if time.monotonic() - known.given < self.stale:
             if not waiting:
-                threading.Thread(target=self._renew_quietly, args=(question, ask), daemon=True).start()
+                self._renew_soon(question, ask)
             return known.value
         try:
             return self._renew(question, ask)
@@ -72,15 +80,35 @@ class Answers:
             self._epoch += 1
             if question is None:
                 self._known.clear()
+                self._due.clear()
             else:
                 self._known.pop(question, None)
+                self._due.pop(question, None)
 
     def _is_believed(self, answer: _Answer) -> bool:
         return time.monotonic() - answer.given < max(self.live, min(10 * answer.took, self.stale))
 
-    def _renew_quietly(self, question: str, ask: Callable[[], Any]) -> None:
-        with suppress(MedsaError):
-            self._renew(question, ask)
+    def _renew_soon(self, question: str, ask: Callable[[], Any]) -> None:
+        with self._lock:
+            self._due[question] = ask
+            if self._renewing == RENEWING:
+                return
+            self._renewing += 1
+        threading.Thread(target=self._renew_due, name="answers", daemon=True).start()
+
+    def _renew_due(self) -> None:
+        while True:
+            with self._lock:
+                if not self._due:
+                    self._renewing -= 1
+                    return
+                question, ask = self._due.popitem(last=False)
+            try:
+                self._renew(question, ask)
+            except MedsaError:
+                continue  # whoever needs it anew will be told
+            except Exception as error:  # noqa: BLE001 - nobody waits for it, and the others are still due
+                logger.warning(f"an answer was not renewed\n{frames(error)}")
 
     def _renew(self, question: str, ask: Callable[[], Value]) -> Value:
         with self._lock:

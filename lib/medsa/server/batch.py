@@ -180,12 +180,12 @@ class Batch:
 
     def start(self, images: object = None, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Start one; raises `BusyError` while one runs, `BadInputError` for what cannot be asked."""
+        self._check_free()
         asked = dict(params or {})
         wanted = self._wanted(asked)
         chosen = self._images(images if images is not None else asked.get("images"), wanted, asked)
         with self._lock:
-            if self.running:
-                raise BusyError("a batch is running already: wait for it to end, or stop it")
+            self._check_free()
             task: dict[str, Any] = {
                 "id": str(uuid.uuid4()),
                 "status": "RUNNING",
@@ -227,6 +227,10 @@ class Batch:
         assert self._thread is not None  # noqa: S101 - it was started
         self._thread.join()
         return self.status()
+
+    def _check_free(self) -> None:
+        if self.running:
+            raise BusyError("a batch is running already: wait for it to end, or stop it")
 
     def _wanted(self, asked: Mapping[str, Any]) -> Wanted:
         labels = asked.get("labels", asked.get("label")) or ()

@@ -2,11 +2,12 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
 from medsa.errors import NotFoundError, StoreUnavailableError
-from medsa.server.answers import Answers
+from medsa.server.answers import RENEWING, Answers
 
 
 def test_an_answer_is_believed_for_a_while_and_then_asked_for_again():
@@ -83,6 +84,34 @@ def test_an_old_answer_is_given_at_once_and_renewed_behind_the_clients_back():
     while answers.get_now("series", ask) == 1 and time.monotonic() < deadline:
         time.sleep(0.001)
     assert answers.get_now("series", ask) == 2
+
+
+def test_many_old_answers_are_renewed_by_a_few_threads():
+    answers, renewed, gate = Answers(live=0.0), set(), threading.Event()
+    questions = [str(number) for number in range(100)]
+    for question in questions:
+        answers.get_now(question, lambda: "old")
+
+    def ask(question):
+        gate.wait(10)
+        renewed.add(question)
+        if question == "50":
+            raise ValueError("what nobody foresaw")
+        return "new"
+
+    before = threading.active_count()
+    for _ in range(2):
+        for question in questions:
+            assert answers.get_now(question, partial(ask, question)) == "old"
+    assert threading.active_count() - before <= RENEWING
+    gate.set()
+    deadline = time.monotonic() + 10
+    while len(renewed) < 100 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert renewed == set(questions)
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Pre-annotation: what nobody has looked at is kept apart, safe study by study, and done once."""
 
 import json
+import threading
 from itertools import islice
 
 import numpy as np
@@ -21,6 +22,7 @@ from medsa.server.folder import FolderStore
 from medsa.server.store import FINAL
 from medsa.server.tasks import Runtime
 from medsa.server.train import labelled
+from medsa.training.retrain import BusyError
 
 SHAPE = (48, 48, 6)
 WANTED = Wanted(("liver",))
@@ -175,6 +177,17 @@ def test_a_batch_runs_to_its_end_or_until_it_is_stopped(automatic) -> None:
     batch.end()
     assert batch.status()["status"] in ("STOPPED", "DONE")
     assert not batch.running
+
+
+def test_a_batch_that_will_be_refused_asks_nothing_of_the_store(automatic, monkeypatch) -> None:
+    batch, end = Batch(automatic.examples.store, automatic), threading.Event()
+    monkeypatch.setattr(Batch, "_work", lambda *_: end.wait(60))
+    batch.start("unlabeled", {"label": "liver"})
+    monkeypatch.setattr("medsa.server.batch.waiting", lambda *_: pytest.fail("the images were walked"))
+    with pytest.raises(BusyError):
+        batch.start("unlabeled", {"label": "liver"})
+    end.set()
+    batch.end()
 
 
 def test_the_log_does_not_name_a_file_that_cannot_be_read(automatic, caplog) -> None:
