@@ -7,10 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import BaseFileLock, FileLock
 
 from medsa.config import cache_dir
 from medsa.errors import BadInputError
@@ -21,16 +23,27 @@ LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".dcm")
 
 @cache
 def folder() -> Path:
-    """The folder of this process; what a killed process left behind is removed first."""
+    """The folder of this process, locked while it lives; what killed processes left is removed first."""
     root = cache_dir() / "tmp"
     root.mkdir(mode=0o700, exist_ok=True)
-    for old in root.iterdir():
-        owner = old.name.split("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(old, ignore_errors=True)
-    path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    with FileLock(root / ".lock", mode=0o600):
+        for old in root.iterdir():
+            with suppress(OSError), _lock(old):  # that of another machine's or container's process is held
+                shutil.rmtree(old, ignore_errors=True)
+        path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
+        lock = _lock(path)
+        lock.acquire()
+    atexit.register(_remove, path, lock)
     return path
+
+
+def _lock(folder: Path) -> BaseFileLock:
+    return FileLock(folder / ".lock", timeout=0, mode=0o600, thread_local=False)
+
+
+def _remove(folder: Path, lock: BaseFileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
 
 
 def ending(name: str | None, allowed: Sequence[str]) -> str:
