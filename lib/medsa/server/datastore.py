@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from medsa.errors import (
     UnreadableImageError,
 )
 from medsa.server.answers import Answers
+from medsa.server.copies import Copies
 from medsa.server.dicomweb import DicomWeb, check_uid
 from medsa.server.privacy import short
 from medsa.server.segs import Seg, Segs
@@ -55,7 +57,8 @@ class DicomWebStore(Store):
 
     Image ids are SeriesInstanceUIDs, the id of a final label that of its SEG's series (the image's id is
     understood too). Only `final` labels go to the store; those of other tags, a model's own output, stay in
-    the cache folder of this machine. Nothing is ever deleted from the store.
+    the cache folder of this machine. Nothing is ever deleted from the store; the files that are made of it go
+    from this machine some hours after the store stops listing their series.
     """
 
     def __init__(self, url: str, labels: LabelSet) -> None:
@@ -67,6 +70,7 @@ class DicomWebStore(Store):
         self._notes = Notes(self._folder / "notes")
         self._answers = Answers()
         self._fetching = Answers(live=0.0, stale=0.0, most=0)  # who waits for one image gets one error, too
+        self._images, self._finals = (Copies(self._folder / name) for name in ("images", "finals"))
         self._segs = Segs(self.web, self._folder / "segs", self._answers)
 
     def name(self) -> str:
@@ -193,11 +197,7 @@ class DicomWebStore(Store):
     def get_image_uri(self, image_id: str) -> str:
         """A NIfTI file of the series, made when it is first asked for."""
         count = _count(self._series(image_id))
-        path = self._folder / "images" / f"{_hashed(f'{image_id}/{count}')}.nii.gz"
-        if not path.is_file():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            write_image(path, self.volume(image_id))
-        return str(path)
+        return str(self._images.get(image_id, count, lambda path: write_image(path, self.volume(image_id))))
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:  # noqa: ARG002 - stock
         """A NIfTI file of a label on the full grid of its image; `label_id` is the image's or the label's."""
@@ -208,12 +208,11 @@ class DicomWebStore(Store):
                 raise no_label(label_tag)
             return str(path)
         seg = self._final(label_id)
-        path = self._folder / "finals" / f"{_hashed(seg.instance + self.labels.model_dump_json())}.nii.gz"
-        if not path.is_file():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            mask, _ = self._read(seg)
-            write_mask(path, mask, self.volume(seg.image), self.labels)
-        return str(path)
+        state = seg.instance + self.labels.model_dump_json()
+        return str(self._finals.get(seg.image, state, lambda path: self._write(seg, path)))
+
+    def _write(self, seg: Seg, path: Path) -> None:
+        write_mask(path, self._read(seg)[0], self.volume(seg.image), self.labels)
 
     def _final(self, label_id: str) -> Seg:
         newest = self._segs.newest()
@@ -314,7 +313,11 @@ class DicomWebStore(Store):
 
         def ask() -> dict[str, Dataset]:
             found = self.web.search("series", {"includefield": _INCLUDED, **filters})
-            return {str(one.SeriesInstanceUID): one for one in found if _is_image(one)}
+            images = {str(one.SeriesInstanceUID): one for one in found if _is_image(one)}
+            with suppress(OSError):
+                self._images.keep_only(images)
+                self._finals.keep_only(images)
+            return images
 
         return self._answers.get("images", ask)
 
