@@ -23,7 +23,7 @@ grows round by round: the same command goes on where it was stopped.
 """
 EXAMPLES = """\
 examples:
-  medsa campaign hippocampus/ --out campaign/ --labels 1,2 --no-gate --steps 60
+  medsa campaign hippocampus/ --out campaign/first --labels 1,2 --no-gate --steps 60
   medsa campaign hippocampus/ --out quick/ --strategies random,uncertainty --seeds 2 --budget 12 --held-out 6
 """
 

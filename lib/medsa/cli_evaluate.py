@@ -37,13 +37,14 @@ EXAMPLES = """\
 examples:
   medsa evaluate hippocampus/ --labels 1,2 --slices 2 --json zero-shot.json --adapter none
   medsa evaluate hippocampus/ --adapter runs/first/candidate --seeds 3 --json first.json
-  medsa evaluate hippocampus/ --adapter runs/first/candidate --controls all --wrong runs/liver --json c.json
+  medsa evaluate hippocampus/ --adapter runs/first/candidate --controls all --wrong runs/o/candidate --json c.json
   medsa evaluate hippocampus/ --volumes --prompts 1,5,box --deepest --json volumes.json
-  medsa evaluate hippocampus/ --adapter versions/v0003 --json h.json --card "Hippocampus, T1 MR"
+  medsa evaluate others/ --adapter runs/first/candidate --json h.json --card "Hippocampus, T1 MR"
 """
 
 PROMPTS = "1,3,10,box,box0.75,box0.5,noc"
 CONTROLS = ("background", "off", "forgetting")
+PROMPTED = ("deepest", "anywhere", "slabs", "unnamed", "raw", "wrong", "method")
 LARGEST = 2048  # pixels a side that images are enlarged to, at most
 
 
@@ -86,7 +87,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     what.add_argument("--every", type=int, default=1, metavar="N", help="each Nth case alone (1)")
     what.add_argument(
-        "--pixels", type=int, default=0, metavar="N", help="a side that smaller images are enlarged to first"
+        "--pixels",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the longest side that smaller images are enlarged to first",
     )
     what.add_argument(
         "--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice, nsd (2)"
@@ -292,9 +297,11 @@ def _takes_no_prompts(args: argparse.Namespace) -> bool:
 
     if args.adapter in (None, Path(NONE)) or read_card(args.adapter).method.prompts:
         return False
-    if args.raw or args.wrong or args.method or args.seeds > 1 or args.controls not in ("background", "none"):
+    ignored = [name for name in PROMPTED if getattr(args, name)]
+    if ignored or args.prompts != PROMPTS or args.seeds > 1 or args.controls not in ("background", "none"):
         raise BadInputError(
-            "the adapter takes no prompts: --raw, --wrong, --method, --seeds and --controls say nothing to it"
+            "the adapter takes no prompts: --prompts, --seeds, --controls and "
+            f"{', '.join(f'--{name}' for name in PROMPTED)} say nothing to it"
         )
     return True
 

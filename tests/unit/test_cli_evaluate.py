@@ -235,7 +235,7 @@ def test_small_images_are_enlarged_when_asked(data, tmp_path, capsys) -> None:
     assert run(data, out, *words, "--pixels", "96", "--html", str(html)) == 0
     large = json.loads(out.read_text())
     assert large["protocol"]["pixels"] == 96
-    assert "of at least 96 pixels a side" in html.read_text()
+    assert "small ones enlarged to 96 pixels" in html.read_text()
     assert run(data, out, *words, "--pixels", "48") == 0  # which they have
     as_they_are = json.loads(out.read_text())
     assert run(data, out, *words) == 0
@@ -281,7 +281,19 @@ def test_a_version_without_prompts_is_measured_on_the_same_objects(data, unasked
 
 
 @pytest.mark.parametrize(
-    "words", [["--raw"], ["--controls", "all"], ["--wrong", "x"], ["--seeds", "2"], ["--method", "ma_sam"]]
+    "words",
+    [
+        ["--raw"],
+        ["--controls", "all"],
+        ["--wrong", "x"],
+        ["--seeds", "2"],
+        ["--method", "ma_sam"],
+        ["--prompts", "1"],
+        ["--deepest"],
+        ["--anywhere"],
+        ["--slabs"],
+        ["--unnamed"],
+    ],
 )
 def test_what_a_version_without_prompts_cannot_be_told_is_refused(
     data, unasked, tmp_path, words, capsys

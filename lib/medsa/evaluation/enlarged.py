@@ -25,10 +25,8 @@ def enlarged(volume: Volume, mask: NDArray[np.uint8], pixels: int) -> tuple[Volu
     finer = np.eye(4)
     for axis, step in enumerate(np.divide(old, new)):
         finer[axis, axis], finer[axis, 3] = step, (step - 1) / 2  # outer edges stay where they are
-    larger = replace(
-        volume, voxels=_scaled(volume.voxels, new, "bilinear"), affine=volume.affine @ finer, headers=()
-    )
-    return larger, _scaled(mask, new, "nearest-exact")
+    voxels = _scaled(volume.voxels, new, "bilinear")
+    return replace(volume, voxels=voxels, affine=volume.affine @ finer), _scaled(mask, new, "nearest-exact")
 
 
 def _scaled(array: NDArray, size: Sequence[int], mode: str) -> NDArray:

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from medsa.evaluation.metrics import METRICS
+from medsa.evaluation.unasked import UNASKED
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -28,14 +29,15 @@ def page(figures: Mapping[str, Any]) -> str:
     model, protocol = figures["model"], figures["protocol"]
     what = "volumes" if protocol["slices"] is None else f"{protocol['slices']} slices of each label and case"
     if protocol.get("pixels"):
-        what += f" of at least {protocol['pixels']} pixels a side"
+        what += f", small ones enlarged to {protocol['pixels']} pixels"
+    first = "at the deepest point" if protocol["deepest"] else "anywhere in the object"
     said = {
         "backbone": model["backbone"]
         + (", by itself" if protocol.get("raw") else "")
         + (", not shown its masks" if protocol.get("afresh") else ""),
         "adapter": model["adapter"] or "none",
         "asked": f"{protocol['prompts']} on {what}, {protocol['cases']} cases, seeds: {protocol['seeds']}",
-        "first click": "at the deepest point" if protocol["deepest"] else "anywhere in the object",
+        **({} if protocol["prompts"] == UNASKED else {"first click": first}),
         "surface Dice": f"within {protocol['tolerance']:g} mm",
     }
     parts = [_table([], list(map(list, said.items()))), _picture(figures), _summary(figures["summary"])]
