@@ -37,7 +37,7 @@ EXAMPLES = """\
 examples:
   medsa evaluate hippocampus/ --labels 1,2 --slices 2 --json zero-shot.json --adapter none
   medsa evaluate hippocampus/ --adapter runs/first/candidate --seeds 3 --json first.json
-  medsa evaluate hippocampus/ --adapter runs/first/candidate --controls all --wrong runs/o/candidate --json c.json
+  medsa evaluate hippocampus/ --adapter runs/a/candidate --controls all --wrong runs/b/candidate --json c.json
   medsa evaluate hippocampus/ --volumes --prompts 1,5,box --deepest --json volumes.json
   medsa evaluate others/ --adapter runs/first/candidate --json h.json --card "Hippocampus, T1 MR"
 """
