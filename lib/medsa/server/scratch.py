@@ -24,26 +24,28 @@ LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".dcm")
 @cache
 def folder() -> Path:
     """The folder of this process, locked while it lives; what killed processes left is removed first."""
-    root = cache_dir() / "tmp"
-    root.mkdir(mode=0o700, exist_ok=True)
-    with FileLock(root / ".lock", mode=0o600):
+    root, locks = cache_dir() / "tmp", cache_dir() / "tmp.locks"
+    for path in (root, locks):
+        path.mkdir(mode=0o700, exist_ok=True)
+    with FileLock(locks / ".lock", mode=0o600):
         for old in root.iterdir():
-            with suppress(OSError), _lock(old):  # that of another machine's or container's process is held
-                shutil.rmtree(old, ignore_errors=True)
+            with suppress(OSError), _lock(locks / old.name) as lock:  # held by whoever still lives
+                _remove(old, lock)
         path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
-        lock = _lock(path)
+        lock = _lock(locks / path.name)
         lock.acquire()
     atexit.register(_remove, path, lock)
     return path
 
 
-def _lock(folder: Path) -> BaseFileLock:
-    return FileLock(folder / ".lock", timeout=0, mode=0o600, thread_local=False)
+def _lock(path: Path) -> BaseFileLock:
+    return FileLock(path, timeout=0, mode=0o600, thread_local=False)
 
 
 def _remove(folder: Path, lock: BaseFileLock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    lock.release()
+    if not folder.exists():
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def ending(name: str | None, allowed: Sequence[str]) -> str:

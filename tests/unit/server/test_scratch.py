@@ -33,6 +33,7 @@ def other(cache):
 def test_the_folder_of_a_server_in_another_container_stays(other, cache):
     folder = Path(other.stdout.readline().strip())
     unseen = folder.rename(folder.with_name("999999999-other"))
+    (cache / "tmp.locks" / folder.name).rename(cache / "tmp.locks" / unseen.name)
     (unseen / "upload").touch()
     assert scratch.folder().is_dir()
     assert (unseen / "upload").is_file()
@@ -45,11 +46,12 @@ def test_what_a_killed_process_left_behind_is_removed(other, cache):
     other.wait()
     (cache / "tmp" / "999999999-of an earlier version").mkdir()
     mine = scratch.folder()
-    assert [path for path in (cache / "tmp").iterdir() if path.is_dir()] == [mine]
+    assert list((cache / "tmp").iterdir()) == [mine]
+    assert {path.name for path in (cache / "tmp.locks").iterdir()} == {".lock", mine.name}
 
 
 def test_a_process_that_ends_takes_its_folder_with_it(other):
     folder = Path(other.stdout.readline().strip())
     other.communicate("\n")
     assert other.returncode == 0
-    assert not folder.exists()
+    assert list(folder.parent.iterdir()) == []
