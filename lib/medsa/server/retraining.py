@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 5.0
 """How soon a version that somebody promotes by hand is served."""
+SHUTDOWN_SECONDS = 30.0
+"""How long a server may take to end by the signal that ended its round too: systemd sends it to both."""
 
 _DECISIONS = ("decided", "nothing done", "rolled back")
 
@@ -111,8 +113,8 @@ class Retraining:
         with suppress(MedsaError):  # a damaged pointer: the status tells
             self.follow()
 
-    def _ended(self, _task: Mapping[str, Any]) -> None:
-        if self._ending.is_set():
-            return  # and the schedule's record still says that a round was running
+    def _ended(self, task: Mapping[str, Any]) -> None:
+        if self._ending.wait(SHUTDOWN_SECONDS if task["status"] == "ERROR" else 0) or self.training.running:
+            return  # the schedule's record still says that a round is running
         self._follow_quietly()
         self.schedule.ended()

@@ -217,13 +217,19 @@ def _follow_to_its_end():
 
 
 @pytest.mark.usefixtures("long_rounds")
-def test_a_round_that_ends_with_its_server_goes_on_after_the_restart(site):
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_round_that_ends_with_its_server_goes_on_after_the_restart(site, killed):
+    """Also when it gets the signal that ends the server itself, as systemd sends it, and ends first."""
     first, _ = site()
     first.begin()
     first.start()
+    if killed:
+        first.training._process.kill()
+        while first.training.running:
+            time.sleep(0.01)
     first.end()
     _follow_to_its_end()
-    assert first.training.status()["status"] == "STOPPED"
+    assert first.training.status()["status"] == ("ERROR" if killed else "STOPPED")
     second, _ = site()
     second.begin()
     try:
@@ -243,6 +249,16 @@ def test_a_round_that_somebody_stops_stays_stopped(site):
     retraining.start()
     retraining.training.stop()
     _follow_to_its_end()
+    assert not json.loads((retraining.versions.folder / "schedule.json").read_text())["running"]
+
+
+def test_a_round_that_failed_is_over_for_the_next_start(site, monkeypatch):
+    monkeypatch.setattr(Training, "_command", lambda *_: [sys.executable, "-c", "raise SystemExit(2)"])
+    monkeypatch.setattr("medsa.server.retraining.SHUTDOWN_SECONDS", 0.01)
+    retraining, _ = site()
+    retraining.start()
+    _follow_to_its_end()
+    assert retraining.training.status()["status"] == "ERROR"
     assert not json.loads((retraining.versions.folder / "schedule.json").read_text())["running"]
 
 
