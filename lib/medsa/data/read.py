@@ -72,7 +72,9 @@ def read_volume(path: Path) -> Volume:
 
 
 def stem(path: Path) -> str:
-    """The file's name without its ending (.nii.gz and .seg.nrrd count as one ending)."""
+    """The file's name without its ending (.nii.gz and .seg.nrrd count as one ending); a folder has none."""
+    if path.is_dir():
+        return path.name
     for ending in (".nii.gz", ".seg.nrrd"):
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]

@@ -17,6 +17,7 @@ from medsa.demo.studies import abdomen
 from medsa.errors import BadInputError, LabelMismatchError, MedsaError, NotFoundError, StoreUnavailableError
 from medsa.server.batch import read_original
 from medsa.server.folder import FolderStore
+from medsa.training.cases import read_cases
 
 LABELS = load_labels()
 LIVER = LABELS.by_name("liver").index
@@ -109,6 +110,18 @@ def test_a_dicom_series_and_its_label_are_training_files_on_one_grid(folder, tmp
     assert image.shape == label.shape
     np.testing.assert_allclose(image.affine, label.affine)
     assert store.get_image_info("series")["name"] == "series.nii.gz"
+
+
+def test_series_that_are_called_by_their_uids_are_told_apart(folder, tmp_path):
+    for last in "45":
+        shutil.copytree(folder / "series", folder / f"1.2.3.{last}")
+    store = FolderStore(str(folder), LABELS)
+    assert {"1.2.3.4", "1.2.3.5"} <= set(store.list_images())
+    saved(store, "1.2.3.5", tmp_path)
+    assert store.newest_label("1.2.3.4") is None
+    assert store.newest_label("1.2.3.5") is not None
+    (case,) = read_cases(folder)
+    assert (case.id, case.image) == ("1.2.3.5", folder / "1.2.3.5")
 
 
 def test_a_label_off_the_grid_is_refused(folder, tmp_path):
