@@ -9,28 +9,29 @@ from typing import Any
 import numpy as np
 
 from medsa.errors import BadInputError
-from medsa.server.store import Names
 
 _LIST = 'label_info must be a list such as [{"name": "liver", "idx": 1}]'
 
 
-def checked_names(entries: object) -> Names:
+def checked_names(entries: object) -> dict[int, str]:
     """The labels that `entries`, a `label_info`, lists by value; raises `BadInputError` when it is none."""
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         raise BadInputError(_LIST)
-    names: Names = {}
+    names: dict[int, str] = {}
     for position, entry in enumerate(entries, start=1):
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
             raise BadInputError(_LIST)
         index = entry.get("idx", position)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= np.iinfo(np.uint8).max:
             raise BadInputError("the idx of a label in label_info must be a number from 1 to 255")
+        if names.get(index, entry["name"]) != entry["name"]:
+            raise BadInputError(f"label_info gives two names to the value {index}")
         if index:
             names[index] = entry["name"]
     return names
 
 
-def names_in(note: Mapping[str, Any]) -> Names:
+def names_in(note: Mapping[str, Any]) -> dict[int, str]:
     """The labels that the note of a label lists; none where it lists nothing that can be read."""
     with suppress(BadInputError):
         return checked_names(note.get("label_info", []))

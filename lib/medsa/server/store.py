@@ -25,6 +25,7 @@ from medsa.data.volume import Volume
 from medsa.data.write import write_atomically
 from medsa.errors import BadInputError, LabelMismatchError, NotFoundError
 from medsa.segmenter.cache import ContentCache
+from medsa.server.noted import checked_names
 from medsa.server.scratch import scratch_path
 
 FINAL = DefaultLabelTag.FINAL.value
@@ -129,22 +130,9 @@ class Store(Datastore):
         return self.save_mask(image_id, mask, kept, tag, label_info)
 
     def _names(self, entries: object) -> Names:
-        if entries is None:
-            return {}
-        if not isinstance(entries, Sequence) or isinstance(entries, str):
-            raise BadInputError('label_info must be a list such as [{"name": "liver", "idx": 1}]')
-        names: Names = {}
-        for position, entry in enumerate(entries, start=1):
-            if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-                raise BadInputError('label_info must be a list such as [{"name": "liver", "idx": 1}]')
-            index = entry.get("idx", position)
-            if not isinstance(index, int) or not 0 <= index <= np.iinfo(np.uint8).max:
-                raise BadInputError(f"the idx of label '{entry['name']}' must be a number from 1 to 255")
-            if names.get(index, entry["name"]) != entry["name"]:
-                raise BadInputError(f"label_info gives two names to the value {index}")
-            if index:
-                names[index] = entry["name"]
-                self.labels.by_name(entry["name"])
+        names = {} if entries is None else checked_names(entries)
+        for name in names.values():
+            self.labels.by_name(name)
         return names
 
     def get_unlabeled_images(
