@@ -275,8 +275,8 @@ def _named(sam: Promptable) -> dict[str, str]:
 
 def _untaught(cases: Sequence[Study], adapter: Path | None) -> Sequence[Study]:
     """What is left of the cases without the patients who taught the adapter; a line says how many went."""
-    from medsa.evaluation.untaught import untaught
     from medsa.segmenter.served import NONE
+    from medsa.training.untaught import untaught
 
     if adapter in (None, Path(NONE)):
         return cases

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from medsa.data.limits import check_memory
 from medsa.data.volume import Volume
 
 
@@ -17,11 +18,13 @@ def enlarged(volume: Volume, mask: NDArray[np.uint8], pixels: int) -> tuple[Volu
     """`volume` and its `mask` (I, J, K) with slices of `pixels` on the longest side; larger ones as they are.
 
     Images are bilinear, labels nearest. Voxels become smaller: places in millimetres stay the same.
+    Raises `TooLargeError` for what memory does not hold.
     """
     old = volume.shape[:2]
     if max(old) >= pixels:
         return volume, mask
     new = [round(side * pixels / max(old)) for side in old]
+    check_memory((*new, *volume.voxels.shape[2:]), 3 * 4)  # it and its copies while it is made
     finer = np.eye(4)
     for axis, step in enumerate(np.divide(old, new)):
         finer[axis, axis], finer[axis, 3] = step, (step - 1) / 2  # outer edges stay where they are
