@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 MOST_BYTES = 10 << 30
 IN_USE = 6 * 3600.0
@@ -17,11 +20,11 @@ IN_USE = 6 * 3600.0
 class Copies:
     """Copies in `folder`, which is made when it is first needed.
 
-    Of more than `most` bytes those go that were not used for longest.
+    Of more than `most` bytes those go that were not used for longest. What cannot be removed is logged once.
     """
 
     def __init__(self, folder: Path, most: int = MOST_BYTES) -> None:
-        self._folder, self._most = folder, most
+        self._folder, self._most, self._failed = folder, most, False
 
     def get(self, image: str, state: str, make: Callable[[Path], object]) -> Path:
         """A NIfTI file of `image`, written by `make` unless it is there for the same `state`."""
@@ -37,9 +40,16 @@ class Copies:
     def keep_only(self, images: Iterable[str]) -> None:
         """Remove the copies of all images but these."""
         kept = {_digest(image) for image in images}
-        for path, _, used in self._files():
-            if path.name.split("-")[0] not in kept:
-                _remove(path, used)
+        try:
+            for path, _, used in self._files():
+                if path.name.split("-")[0] not in kept:
+                    _remove(path, used)
+        except OSError as error:
+            if not self._failed:
+                logger.warning(f"old copies of images stay on this disk: {error.strerror}")
+            self._failed = True
+        else:
+            self._failed = False
 
     def _make_room(self) -> None:
         files = sorted(self._files(), key=lambda file: file[2])

@@ -7,7 +7,6 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -314,9 +313,8 @@ class DicomWebStore(Store):
         def ask() -> dict[str, Dataset]:
             found = self.web.search("series", {"includefield": _INCLUDED, **filters})
             images = {str(one.SeriesInstanceUID): one for one in found if _is_image(one)}
-            with suppress(OSError):
-                self._images.keep_only(images)
-                self._finals.keep_only(images)
+            self._images.keep_only(images)
+            self._finals.keep_only(images)
             return images
 
         return self._answers.get("images", ask)

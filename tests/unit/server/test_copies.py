@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,21 @@ def test_copies_of_images_that_are_gone_go(kept):
 
 def test_before_the_first_copy_there_is_nothing_to_clean(kept):
     kept.keep_only([])
+
+
+def test_copies_that_cannot_be_removed_are_told_once(tmp_path, monkeypatch, caplog) -> None:
+    copies = Copies(tmp_path / "images")
+    old = copies.get("gone", "1", lambda path: path.write_bytes(b"x"))
+    os.utime(old, (0, 0))
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(old))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        copies.keep_only([])
+        copies.keep_only([])
+    (record,) = caplog.records
+    assert record.getMessage() == "old copies of images stay on this disk: Permission denied"
+    copies.keep_only([])
+    assert not old.exists()
