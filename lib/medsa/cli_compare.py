@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsa.cli_datasets import studies
+from medsa.cli_datasets import named, studies
 from medsa.errors import BadInputError, CancelledError
 
 if TYPE_CHECKING:
@@ -137,14 +137,14 @@ def _data(plan: Plan, args: argparse.Namespace) -> Data:
     """The studies: the official split "train" of a data set learns and "test" is held out, if it has both."""
     from medsa.comparison.compare import Data
     from medsa.datasets import read_dataset
-    from medsa.training.cases import Nameless, wanted
+    from medsa.training.cases import Nameless
     from medsa.training.splits import Splits
 
     name = plan.data if args.dataset is None else args.dataset
     name = None if name in ("", NONE) else name
     official = name is not None and {"train", "test"} <= set(read_dataset(name).splits)
     cases, window = studies(args.data, name, "train" if official else None, "")
-    labels = wanted(cases, [str(label) for label in plan.labels])
+    labels = named(cases, [str(label) for label in plan.labels])
     args.output.mkdir(mode=0o700, parents=True, exist_ok=True)
     splits = Splits(args.output / "splits.json", plan.share, alike=True)
 

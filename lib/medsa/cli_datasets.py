@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,15 @@ def studies(data: Path, name: str | None, split: str | None, usual: str) -> tupl
     dataset = read_dataset(name)
     chosen = split or (usual if usual in dataset.splits else ALL)
     return find_cases(dataset, data, None if chosen == ALL else chosen), dataset.window
+
+
+def named(cases: Sequence[Case], labels: Sequence[str]) -> dict[int, str]:
+    """The labels that `--labels` means, as `wanted` finds them, with a bar where cases must be read."""
+    from tqdm import tqdm
+
+    from medsa.training.cases import wanted
+
+    return wanted(cases, labels, partial(tqdm, desc="labels", unit="case", leave=False, disable=None))
 
 
 def _list(_: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsa.cli_datasets import add_options, studies
+from medsa.cli_datasets import add_options, named, studies
 from medsa.errors import BadInputError, CancelledError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _train(args: argparse.Namespace) -> None:
     from medsa.data.window import check_window
     from medsa.sam import load_sam
     from medsa.training.allocator import keep_freed_memory
-    from medsa.training.cases import Nameless, wanted
+    from medsa.training.cases import Nameless
     from medsa.training.classes import train_classes
     from medsa.training.length import Length
     from medsa.training.model_card import kind_of, write_model_card
@@ -103,7 +103,7 @@ def _train(args: argparse.Namespace) -> None:
     method = read_card(start).method if start and not args.method else read_method(args.method or DEFAULT)
     if args.start is None and method.prompts:
         start = starter_adapter(options.backbone)
-    labels = wanted(cases, [name for name in args.labels.split(",") if name])
+    labels = named(cases, [name for name in args.labels.split(",") if name])
     cases = [replace(case, names={**case.names, **labels}) for case in cases]
     request = Request(
         args.method, labels,

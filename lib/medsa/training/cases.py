@@ -8,7 +8,7 @@ a Decathlon dataset.json    "training": [{"image": ..., "label": ...}], "labels"
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,17 +152,22 @@ def _series(path: Path) -> bool:
     return path.is_dir() and path.name != "labels" and not path.name.startswith(".")
 
 
-def wanted(cases: Sequence[Case], labels: Sequence[str]) -> dict[int, str]:
+def wanted(
+    cases: Sequence[Case],
+    labels: Sequence[str],
+    each: Callable[[Sequence[Case]], Iterable[Case]] = iter,
+) -> dict[int, str]:
     """The values and names that `labels` mean in `cases`: names, values, or `VALUE=NAME` to give one a name.
 
     Names are those of the layout. Without `labels` it is all that the layout names, or else all values that
-    occur: then every case is read. Raises `BadInputError` with what there is.
+    occur: then `each` of the cases is read (a progress bar may count them). Raises `BadInputError` with what
+    there is.
     """
     known: dict[int, str] = {}
     for case in cases:
         known |= case.names
     if not labels:
-        return known or _occurring(cases)
+        return known or _occurring(each(cases))
     by_name = {name.casefold(): value for value, name in known.items()}
     found: dict[int, str] = {}
     for label in map(str.strip, labels):
@@ -180,7 +185,7 @@ def wanted(cases: Sequence[Case], labels: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def _occurring(cases: Sequence[Case]) -> dict[int, str]:
+def _occurring(cases: Iterable[Case]) -> dict[int, str]:
     found: dict[int, str] = {}
     for case in cases:
         found |= case.read()[2]

@@ -161,6 +161,14 @@ def test_a_moved_comparison_goes_on(tmp_path) -> None:
     assert comparison(tmp_path / "second", content).go()[0].steps == 4
 
 
+def test_the_steps_of_a_decoder_that_learnt_before_a_stop_are_told(tmp_path) -> None:
+    content = CONTENT | {"entrants": ["lora"], "settings": "short", "budget": {"steps": 5}}
+    with pytest.raises(CancelledError):
+        comparison(tmp_path, content, stop=(tmp_path / "lora/decoder/trained.json").is_file).go()
+    assert not (tmp_path / "lora/trained.json").exists()
+    assert comparison(tmp_path, content).go()[0].steps == 5
+
+
 def test_each_seeds_card_has_its_own_figures_and_stays(tmp_path) -> None:
     content = CONTENT | {"entrants": ["decoder_only", "unet"], "seeds": 2, "warm_start": {"steps": 1}}
     made = comparison(tmp_path, content)
