@@ -159,7 +159,7 @@ def small(tmp_path: Path) -> dict[str, str]:
     gate = {"label_loss": 0.3, "volume_loss": 1.0, "forgetting": 0.3, "deafness": 0.9}
     for kind, changed in (
         ("training", {"rate": 2e-3, "ema": 0.98}),
-        ("retraining", {"rehearsal": 0, "gate": gate}),
+        ("retraining", {"rehearsal": 0, "steps": 400, "gate": gate}),
     ):
         path = configs / kind / "default.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
@@ -172,7 +172,7 @@ def served(new_orthanc, small: dict[str, str], tmp_path: Path) -> Iterator[tuple
     orthanc = new_orthanc()
     versions = tmp_path / "versions"
     versions.mkdir(mode=0o700)
-    conf = {"adapters": str(versions), "retrain_after": str(AFTER), "retrain_minutes": "1.5"}
+    conf = {"adapters": str(versions), "retrain_after": str(AFTER), "retrain_minutes": "30"}
     conf |= {"backbone": "small"}
     with (
         Server(orthanc.dicomweb_url, tmp_path / "log", conf=conf, environment=small) as server,

@@ -68,8 +68,8 @@ def one_round(
     progress: Callable[[str, float], None] = lambda _what, _part: None,
 ) -> Outcome:
     """A round on `cases` as the server's options say, in this process; raises as `retrain`."""
-    length = Length(minutes=options.retrain_minutes)
     policy = read_policy()
+    length = Length(minutes=options.retrain_minutes, steps=policy.steps)
     settings = read_settings(policy.settings)
     request = Request(options.method or None, length=length, settings=settings, window=options.window)
     return retrain(

@@ -59,7 +59,8 @@ class Policy(BaseModel):
 
     `share` of the patients validates; `slices` of each label are measured, and in the first so many `volumes`
     what one click finds in all of it; so many drawn cases are trained on as a `rehearsal` of what is not the
-    site's; `settings` name a file of configs/training.
+    site's; `settings` name a file of configs/training. A round ends after so many `steps`, if any are given,
+    where its minutes are not over before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +72,7 @@ class Policy(BaseModel):
     volumes: int = Field(2, ge=0)
     rehearsal: int = Field(24, ge=0)
     settings: str = "default"
+    steps: int | None = Field(None, gt=0)
     gate: Rules = Rules()
 
 

@@ -22,7 +22,8 @@ from medsa.server.retraining import Retraining, with_versions
 from medsa.server.routes.status import page
 from medsa.server.tasks import Runtime
 from medsa.server.train import Training, checked, labelled
-from medsa.training.retrain import BusyError
+from medsa.training.length import Length
+from medsa.training.retrain import BusyError, Policy
 from medsa.training.versions import VersionStore, versions_folder
 
 FIGURES = {"gain": 0.125, "candidate, held-out, auc": 0.625}
@@ -261,6 +262,15 @@ def test_a_round_that_failed_is_over_for_the_next_start(site, monkeypatch):
     _follow_to_its_end()
     assert retraining.training.status()["status"] == "ERROR"
     assert not json.loads((retraining.versions.folder / "schedule.json").read_text())["running"]
+
+
+def test_a_round_has_the_steps_of_its_policy_and_the_minutes_of_the_server(site, monkeypatch):
+    plans = []
+    monkeypatch.setattr(train, "read_policy", lambda: Policy(steps=7))
+    monkeypatch.setattr(train, "retrain", lambda _load, _cases, _store, plan, _progress: plans.append(plan))
+    retraining, _ = site(retrain_minutes="3")
+    train.one_round(retraining._options, [], again=False)
+    assert plans[0].request.length == Length(minutes=3, steps=7)
 
 
 def test_settings_that_nobody_set_do_not_reach_a_round(monkeypatch):
