@@ -48,15 +48,16 @@ def test_a_folder_becomes_a_version_that_names_nobody(folder: Path, tmp_path: Pa
     assert not (out / "embeddings").exists()
 
 
-def test_a_method_without_prompts_learns_and_says_how_well(
+def test_a_method_without_prompts_learns_what_the_command_names_and_says_how_well(
     folder: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr("medsa.sam.load_sam", lambda name, **_: build_sam(name, image_size=64))
     out = tmp_path / "run"
     words = ["train", str(folder), "--method", "ma_sam", "--steps", "1", "--share", "0.4", "--out", str(out)]
-    assert main([*words, "--settings", "short"]) == 0
+    assert main([*words, "--settings", "short", "--labels", "1=optic disc"]) == 0
     assert "no prompt" in capsys.readouterr().out
-    assert read_card(out / "candidate").trained_prompts == ()
+    card = read_card(out / "candidate")
+    assert (card.labels, card.trained_prompts) == (("optic disc",), ())
 
 
 @pytest.mark.parametrize(
