@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +46,7 @@ def slabs_of_study(
     """
     orientation = Orientation.of(volume)
     volume, mask = orientation.volume(volume), orientation.seen(mask)
-    thin = replace(grid, depth=min(grid.depth, volume.shape[2]))
-    pictures = Pictures(volume, thin, choose_window(volume, window))
+    pictures = Pictures(volume, grid, choose_window(volume, window))
     held = np.isin(mask, list(labels)).any(axis=(0, 1))
     chosen = [
         *evenly(np.flatnonzero(held).tolist(), most),
@@ -61,9 +59,8 @@ def _slab(
     pictures: Pictures, mask: NDArray[np.uint8], labels: Mapping[int, str], k: int, study: str
 ) -> list[Item]:
     picture, grid = pictures.around(k), pictures.grid
-    places = np.clip(pictures.slices(k), 0, mask.shape[2] - 1)
     found = []
-    for at, place in enumerate(places):
+    for at, place in enumerate(pictures.slices(k)):
         for value, name in labels.items():
             small = pictures.frame.mask_to_model(mask[:, :, place] == value, grid.cells)
             if small.any():

@@ -28,6 +28,8 @@ from medsa.training.settings import Settings
 from medsa.training.validation import along_trails, by_prompt
 
 EMBEDDINGS = "embeddings"
+ENCODER = ("encoder.", "own.image_encoder.")
+"""What names of parameters of the image encoder begin with."""
 TOGETHER = 4
 """Slices that go through the image encoder at a time."""
 
@@ -46,7 +48,8 @@ class Run(Loop):
         **options: Unpack[Options],
     ) -> None:
         parameters = {name: parameter for _, name, parameter in model.trained_parameters()}
-        epoch = min(len(training), settings.epoch_items) // settings.batch
+        objects = {(item.label, id(item.picture.pixels[item.at])) for item in training}  # slabs share slices
+        epoch = min(len(objects), settings.epoch_items) // settings.batch
         super().__init__(parameters, settings, folder, length, epoch, **options)
         self.model = model
         self.groups = _by_picture(training) if model.changes_encoder else [[item] for item in training]
@@ -55,6 +58,7 @@ class Run(Loop):
         self.validation = evenly(held, settings.validation_items)
         trails = [item for item in held if item.trail] if settings.follow else []
         self.trails = evenly(trails, settings.validation_items // 2)
+        self.follows = any(not name.startswith(ENCODER) for name in parameters)
         self.decoder = Decoder(model)
         self.store = None if model.changes_encoder else EmbeddingStore(model.base, folder / EMBEDDINGS)
         pooled = self.store is not None and model.embedding_size % 2 == 0
@@ -75,7 +79,7 @@ class Run(Loop):
         coarse = self.coarse is not None and self.part() < self.settings.coarse
         groups = self._batch(step, rng)
         followed = [item for group in groups for item in group if item.trail]
-        if followed and rng.random() < self.settings.follow:
+        if followed and self.follows and rng.random() < self.settings.follow:
             return self._follow(followed, rng, coarse)
         items, embedding = self._embedded(groups, rng, coarse)
         decoder = self.coarse if self.coarse is not None and coarse else self.decoder
@@ -103,7 +107,7 @@ class Run(Loop):
     def _follow(self, items: Sequence[Item], rng: np.random.Generator, coarse: bool) -> float:
         """Backward from each slice of the items' trails; the mean of their losses.
 
-        The encoder learns nothing from it.
+        The encoder learns nothing from it, so that a method of the encoder alone follows none.
         """
         items = [item.coarser() for item in items] if coarse else items
         decoder = self.coarse if self.coarse is not None and coarse else self.decoder
@@ -146,12 +150,18 @@ class Run(Loop):
         """
         learning = torch.is_grad_enabled()
         if self.augmenter is not None and learning:
-            groups = [self.augmenter(group, rng) for group in groups]
+            groups = [self._augmented(group, rng) for group in groups]
         items = [item for group in groups for item in group]
         slabs = self.store is None and len(items[0].picture.pixels) > 1
         together = slabs and learning and bool(rng.random() < self.settings.neighbours)
         embedding = self._embeddings(groups, coarse, together)
         return [item.coarser() for item in items] if coarse else items, embedding
+
+    def _augmented(self, group: Sequence[Item], rng: np.random.Generator) -> list[Item]:
+        """The items changed, or as they are where an object would leave the picture: nobody asks for it."""
+        assert self.augmenter is not None  # noqa: S101
+        changed = self.augmenter(group, rng)
+        return changed if all(item.prompted.any() for item in changed) else list(group)
 
     def _alone(self, items: Sequence[Item], coarse: bool = False) -> Tensor:
         """Embeddings (N, C, h, w) of items, each slice by itself; the encoder learns nothing from it."""

@@ -149,20 +149,21 @@ class Pictures:
     def __init__(self, volume: Volume, grid: Grid, window: Window | None = None) -> None:
         self.volume, self.grid, self.frame = volume, grid, grid.frame(volume)
         self.window = window or choose_window(volume)
+        self.depth = min(grid.depth, volume.shape[2])
         self._slices: dict[int, NDArray[np.uint8]] = {}
-        self._pictures: dict[int, Picture] = {}
+        self._pictures: dict[range, Picture] = {}
 
     def around(self, k: int) -> Picture:
-        """The slab about slice k; at the ends of the volume its last slice is repeated."""
-        if k not in self._pictures:
-            places = np.clip(self.slices(k), 0, self.volume.shape[2] - 1)
-            self._pictures[k] = Picture(tuple(self._slice(int(at)) for at in places), self.frame)
-        return self._pictures[k]
+        """The slab about slice k."""
+        places = self.slices(k)
+        if places not in self._pictures:
+            self._pictures[places] = Picture(tuple(self._slice(at) for at in places), self.frame)
+        return self._pictures[places]
 
     def slices(self, k: int) -> range:
-        """The places of the slab about slice k, beyond the volume's ends too."""
-        first = k - self.grid.depth // 2
-        return range(first, first + self.grid.depth)
+        """The places of the slab about slice k: as where it is asked about, all of them in the volume."""
+        first = min(max(0, k - self.depth // 2), self.volume.shape[2] - self.depth)
+        return range(first, first + self.depth)
 
     def _slice(self, k: int) -> NDArray[np.uint8]:
         if k not in self._slices:
@@ -197,9 +198,10 @@ def items_of(
         truth = mask == value
         held = np.flatnonzero(truth.any(axis=(0, 1)))
         if grid.depth > 1:
+            about = _spread(held, None if most is None else -(-most // grid.depth), study)
             slabs = [
-                [(pictures.around(k), at, place) for at, place in enumerate(pictures.slices(k))]
-                for k in _spread(held, None if most is None else -(-most // grid.depth), study)
+                [(pictures.around(k), at, place) for at, place in enumerate(places)]
+                for places, k in {pictures.slices(k): k for k in about}.items()
             ]
         elif run > 1:
             slabs = [
@@ -225,9 +227,9 @@ def _of_slab(
     trails: bool,
 ) -> list[Item]:
     """The items of neighbouring slices (picture, place in it, k), each with the longer of its two trails."""
-    cells, count = pictures.grid.cells, truth.shape[2]
-    masks = {k: pictures.frame.mask_to_model(truth[:, :, k], cells) for _, _, k in slab if 0 <= k < count}
-    items = [Item.of(picture, masks[k], name, study, at=at) for picture, at, k in slab if k in masks]
+    cells = pictures.grid.cells
+    masks = {k: pictures.frame.mask_to_model(truth[:, :, k], cells) for _, _, k in slab}
+    items = [Item.of(picture, masks[k], name, study, at=at) for picture, at, k in slab]
     found = []
     for n, item in enumerate(items):
         if item.mask.sum() >= SMALLEST:
@@ -244,16 +246,19 @@ def _absent(pictures: Pictures, truth: Mask, held: NDArray[np.intp], name: str, 
             around = pictures.frame.mask_to_model(truth[:, :, neighbour], pictures.grid.cells)
             if around.sum() >= SMALLEST:
                 nothing = np.zeros_like(around)
-                middle = pictures.grid.depth // 2
-                found.append(Item.of(pictures.around(k), nothing, name, study, around, middle))
+                at = k - pictures.slices(k).start
+                found.append(Item.of(pictures.around(k), nothing, name, study, around, at))
     return found
 
 
 def with_few_empty(items: Sequence[Item], share: float) -> list[Item]:
-    """The items, with so many of those without an object as are `share` of the others, evenly chosen."""
+    """The items, with so many of those without an object as are `share` of the others' pictures.
+
+    They are evenly chosen. Of pictures, as a step takes pictures: a slab's objects are asked for together.
+    """
     held = [item for item in items if item.around is None]
     absent = [item for item in items if item.around is not None]
-    return held + evenly(absent, round(share * len(held)))
+    return held + evenly(absent, round(share * len({id(item.picture) for item in held})))
 
 
 def evenly(values: Sequence[T], most: int) -> list[T]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.method import Method, read_method
@@ -132,7 +133,7 @@ def _train(
     mlflow: Path | None,
 ) -> Trained:
     """One run from the adapter `start`; "before" is `request.start` whatever was learnt meanwhile."""
-    model = _model(sam, request.method, start)
+    model = _model(sam, request, start)
     prepare(folder, request, model.method, resume)
     sides: dict[str, list[Item]] = {"training": [], "validation": []}
     shuffled = [training[n] for n in np.random.default_rng(request.seed).permutation(len(training))]
@@ -189,14 +190,17 @@ def _starts_anew(sam: Sam, request: Request) -> bool:
     return anew and model.changes_encoder
 
 
-def _model(sam: Sam, method: str | Method | None, start: Path | None) -> AdaptedSam:
-    if start is None:
-        model = adapt(sam, method or "decoder_prompt")
-    else:
-        model = load_adapter(sam, start)
-        started = model.method if isinstance(method, Method) else model.method.name
-        if method is not None and method != started:
-            model = adapt(sam, method, onto=model)
+def _model(sam: Sam, request: Request, start: Path | None) -> AdaptedSam:
+    method = request.method
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        if start is None:
+            model = adapt(sam, method or "decoder_prompt")
+        else:
+            model = load_adapter(sam, start)
+            started = model.method if isinstance(method, Method) else model.method.name
+            if method is not None and method != started:
+                model = adapt(sam, method, onto=model)
     _refuse_what_cannot_learn(model)
     known: tuple[PromptKind, ...] = ("point", "box", "mask")
     model.trained_prompts = (*known, "neighbour") if "neighbour" in model.trained_prompts else known

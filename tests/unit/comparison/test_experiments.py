@@ -45,6 +45,15 @@ def test_every_experiment_is_whole_and_its_figures_are_parts_of_one(name: str) -
         assert 0 < value < (100 if metric == "hd95" else 1)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_sees_neighbours_is_measured_with_them(name: str) -> None:
+    """But where there are none, in single pictures."""
+    found = plan(name)
+    deep = [entrant for entrant in found.entrants if not entrant.promptless and entrant.read().depth > 1]
+    pictures = found.data and read_dataset(found.data).modality not in ("CT", "MR")
+    assert not deep or pictures or found.asked.slabs or found.asked.volumes
+
+
 def test_every_table_of_the_papers_is_there() -> None:
     tables = {name for name in NAMES if "_table" in name}
     assert {name.split("_table")[1][0] for name in tables if name.startswith("med_sa")} == {"1", "2", "3"}

@@ -33,6 +33,7 @@ DECODER = Method(
 ENCODER = Method(
     name="encoder", title="", paper="", encoder={"attention": True, "depth": True}, decoder={}, depth=3
 )
+PLAIN = Method(name="plain", title="", paper="", encoder={"attention": True})
 
 
 def discs(sam: Sam, count: int, seed: int = 0, depth: int = 1) -> list[Item]:
@@ -103,6 +104,46 @@ def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(
     assert figures(again.rows) == figures(expected.rows)
     found = weights(second)
     assert all(torch.equal(found[name], value) for name, value in weights(whole).items())
+
+
+@pytest.mark.parametrize(("learns", "follows"), [(ENCODER, True), (PLAIN, False)])
+def test_no_step_of_a_method_of_the_encoder_alone_is_lost_on_following(
+    tmp_path: Path, learns: Method, follows: bool
+) -> None:
+    """An object is followed on embeddings, which teach the decoder."""
+    made = run(tmp_path, method=learns, settings=settings(follow=1.0))
+    volume = Volume(np.asfortranarray(np.eye(40, dtype=np.float32)[:, :, None].repeat(6, 2)), np.eye(4), "MR")
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[8:30, 8:30] = 1
+    items = items_of(volume, mask, {1: "ball"}, grid_of(made.model, learns.depth), "s", run=6)
+    made.groups, made.taken, done = [[item] for item in items], 1, []
+    made._follow = lambda *_: done.append("followed") or 0.0
+    made.learn(0, np.random.default_rng(0))
+    assert bool(done) is follows
+    moved = [p.grad is not None and bool(p.grad.any()) for p in made.parameters.values()]
+    assert any(moved) is not follows
+
+
+def test_an_object_that_augmentation_would_lose_is_shown_as_it_is(tmp_path: Path) -> None:
+    made = run(tmp_path, method=PLAIN, settings=settings(augmentation={"turn_share": 1.0, "rotation": 45}))
+    mask = np.zeros((made.model.embedding_size * 4,) * 2, bool)
+    mask[:3, :3] = True
+    corner = replace(made.groups[0][0], packed=np.packbits(mask))
+    shown = [made._augmented([corner], np.random.default_rng(n))[0] for n in range(30)]
+    assert all(item.prompted.any() for item in shown)
+    assert {item is corner for item in shown} == {True, False}
+
+
+def test_an_epoch_of_slabs_asks_for_each_object_once(tmp_path: Path) -> None:
+    """Slabs about each slice hold it three times, but that is no reason to learn three times as long."""
+    model = run(tmp_path, method=ENCODER).model
+    volume = Volume(np.zeros((40, 40, 9), np.float32, order="F"), np.eye(4), "MR")
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[8:30, 8:30] = 1
+    items = items_of(volume, mask, {1: "ball"}, grid_of(model, 3), "s")
+    slabs = Run(model, items, [], settings(epoch_items=1000), tmp_path / "slabs", Length(epochs=1))
+    assert len(items) == 7 * 3
+    assert slabs.epoch_length == 9 // 2
 
 
 def _run_and_die(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """What a step asks for is what the runtime would see, on the grid of the logits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -81,19 +83,36 @@ def test_few_of_the_empty_items_are_kept_as_a_part_of_the_others() -> None:
     volume, mask = study()
     items = items_of(volume, mask, {1: "one", 2: "two"}, grid_of(small_sam("tiny_vit")), "study", empty=True)
     assert len([item for item in items if item.around is not None]) == 4
-    for share, left in ((0.0, 0), (0.3, 2), (1.0, 4)):
+    for share, left in ((0.0, 0), (0.4, 2), (1.0, 4)):
         kept = with_few_empty(items, share)
         assert len([item for item in kept if item.around is not None]) == left
         assert len([item for item in kept if item.around is None]) == 7
 
 
-def test_a_slab_repeats_the_last_slice_at_the_ends() -> None:
-    volume, _ = study()
-    pictures = Pictures(volume, grid_of(small_sam("tiny_vit"), depth=5))
+def test_a_slab_lies_in_its_volume_as_where_it_is_asked_about() -> None:
+    volume, mask = study()
+    grid = grid_of(small_sam("tiny_vit"), depth=5)
+    pictures = Pictures(volume, grid)
     first, middle = pictures.around(0), pictures.around(4)
-    assert all(part is first.pixels[0] for part in first.pixels[:3])
-    assert middle.pixels[0] is first.pixels[4]
-    assert len({first.digest, middle.digest}) == 2
+    assert pictures.around(1) is first
+    assert len({part.tobytes() for part in first.pixels}) == 5
+    assert middle.pixels[0] is first.pixels[2]
+    assert (pictures.slices(0), pictures.slices(8)) == (range(5), range(4, 9))
+    thin = replace(volume, voxels=volume.voxels[:, :, 2:5])
+    assert Pictures(thin, grid).slices(1) == range(3)
+    items = items_of(thin, mask[:, :, 2:5], {1: "one"}, grid, "study")
+    assert [item.at for item in items] == [0, 1, 2]
+    assert len({id(item.picture) for item in items}) == 1
+
+
+def test_empty_slices_are_a_part_of_the_slabs_not_of_their_many_objects() -> None:
+    volume, mask = study()
+    items = items_of(volume, mask, {1: "one"}, grid_of(small_sam("tiny_vit"), depth=5), "study", empty=True)
+    held = [item for item in items if item.around is None]
+    slabs = {id(item.picture) for item in held}
+    assert len(held) > 3 * len(slabs)
+    kept = with_few_empty(items, 1 / len(slabs))
+    assert len([item for item in kept if item.around is not None]) == 1
 
 
 def test_embeddings_come_from_disk_the_second_time_and_are_those_of_the_model(tmp_path, monkeypatch) -> None:

@@ -71,6 +71,16 @@ def test_a_run_leaves_a_version_with_its_provenance(tmp_path: Path) -> None:
     assert config["method"]["name"] == "decoder_only"
 
 
+def test_the_same_seed_teaches_the_same(tmp_path: Path) -> None:
+    """Also what begins at random: LoRA's first factor is nobody's but the seed's."""
+    sam, found = small_sam("tiny_vit"), []
+    for n, seed in enumerate((0, 0, 1)):
+        wanted = request(method="lora", length=Length(steps=1), measured=0, seed=seed)
+        done = train(sam, CASES[:2], (), tmp_path / str(n), wanted)
+        found.append((done.candidate / "adapter.safetensors").read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
 def test_a_run_may_be_told_how_many_steps_to_make(tmp_path: Path) -> None:
     wanted = request(length=Length(steps=5), measured=0)
     done = train(small_sam("tiny_vit"), CASES[:2], CASES[3:], tmp_path, wanted)
