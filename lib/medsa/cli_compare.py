@@ -137,7 +137,7 @@ def _data(plan: Plan, args: argparse.Namespace) -> Data:
     """The studies: the official split "train" of a data set learns and "test" is held out, if it has both."""
     from medsa.comparison.compare import Data
     from medsa.datasets import read_dataset
-    from medsa.training.cases import Nameless
+    from medsa.training.cases import Nameless, fingerprint
     from medsa.training.splits import Splits
 
     name = plan.data if args.dataset is None else args.dataset
@@ -153,14 +153,14 @@ def _data(plan: Plan, args: argparse.Namespace) -> Data:
 
     if official:
         held, _ = studies(args.data, name, "test", "")
-        return Data(nameless(cases), nameless(held), labels, window)
+        return Data(nameless(cases), nameless(held), labels, window, fingerprint([*cases, *held]))
     sides = splits.assign(case.patient for case in cases)
     training, rest = (
         [case for case in cases if sides[case.patient] == side] for side in ("training", "validation")
     )
     if not training or not rest:
         raise BadInputError("a comparison needs two patients at least: one to learn from, one held out")
-    return Data(nameless(training), nameless(rest), labels, window)
+    return Data(nameless(training), nameless(rest), labels, window, fingerprint(cases))
 
 
 def _write(output: Path, figures: Figures, pictures: dict[str, bytes]) -> None:

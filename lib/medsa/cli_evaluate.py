@@ -151,6 +151,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from medsa.evaluation.page import page
     from medsa.evaluation.unasked import UNASKED
     from medsa.files import write_atomically
+    from medsa.training.cases import fingerprint
     from medsa.training.cases import wanted as named
 
     cases, window = studies(args.data, args.dataset, args.split, "test")
@@ -168,10 +169,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         background="background" in controls,
     )
     slices = None if args.volumes else args.slices
-    place = str(args.data.resolve())
     wanted = Wanted(
-        protocol, {}, args.seeds, slices, labels, window, not args.unnamed, args.pixels, place
-    )  # fmt: skip
+        protocol, {}, args.seeds, slices, labels, window, not args.unnamed, args.pixels, fingerprint(cases)
+    )
     unasked = _takes_no_prompts(args)
     record = args.json.with_name(f".{args.json.name}.record")
     with tqdm(total=len(cases), unit="case", leave=False, disable=None) as bar:
@@ -184,7 +184,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
         measure = _measured_unasked if unasked else _measured
         model, entries = measure(args, cases, wanted, record, progress, controls)
-    if not any("control" not in entry for entry in entries):
+    measured = {entry["case"] for entry in entries if "control" not in entry}
+    if not measured:
+        record.unlink()
         raise BadInputError("no case holds an object of these labels that is large enough to be asked for")
     figures = {
         "model": model,
@@ -197,6 +199,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             "pixels": args.pixels,
             "tolerance": args.tolerance,
             "cases": len(cases),
+            "without": len(cases) - len(measured),
             "dataset": args.dataset,
             "split": args.split,
             "every": args.every,
@@ -217,6 +220,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         _add_to_card(args, figures)
     record.unlink()
     _print(figures)
+    if without := figures["protocol"]["without"]:
+        print(f"{without} of {len(cases)} cases have no object that is large enough to be asked for")
     print(f"wrote {args.json}{f' and {args.html}' if args.html else ''}")
 
 
@@ -379,19 +384,20 @@ def _add_to_card(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
 def _print(figures: Mapping[str, Any]) -> None:
     from medsa.cli_table import print_table
     from medsa.evaluation.metrics import METRICS
+    from medsa.evaluation.page import span
 
     prompts = {name: values for name, values in figures["summary"].items() if name != "numbers"}
     rows = [
         {"prompt": name}
         | {metric: f"{values[metric]['mean']:.3f}" for metric in METRICS}
-        | {"dice, 95 %": f"{values['dice']['low']:.3f} to {values['dice']['high']:.3f}"}
+        | {"dice, 95 %": span(values["dice"])}
         | {"n": str(values["dice"]["n"]), "ms": f"{figures['milliseconds'][name]:.0f}"}
         for name, values in prompts.items()
     ]
     if rows:
         print_table(rows, right=[*METRICS, "n", "ms"])
     for name, value in figures["summary"].get("numbers", {}).items():
-        print(f"{name}: {value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})")
+        print(f"{name}: {value['mean']:.3f} ({span(value)})")
     if "encode" in figures["milliseconds"]:
         print(f"a slice is encoded in {figures['milliseconds']['encode']:.0f} ms, once for all its prompts")
     for name, summary in figures.get("controls", {}).items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medsa.adapters.inject import AdaptedSam, adapt
+from medsa.adapters.method import read_method
 from medsa.adapters.state import load_adapter, starter_adapter
 from medsa.comparison.plan import Asked, Entrant, Plan, WarmStart
 from medsa.errors import BadInputError, CancelledError
@@ -37,12 +38,16 @@ Told = Callable[[str, str, float], None]
 
 @dataclass(frozen=True)
 class Data:
-    """Cases with hashed ids: those that train, those `held` out; labels by value; the intensity `window`."""
+    """Cases with hashed ids: those that train, those `held` out; labels by value; the intensity `window`.
+
+    `files` is a digest of what they are read from.
+    """
 
     training: Sequence[Case]
     held: Sequence[Case]
     labels: Mapping[int, str]
     window: str = "auto"
+    files: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,15 +134,20 @@ class Comparison:
         return self._place(entrant, seed) / CANDIDATE
 
     def _claim(self) -> None:
-        """Write what is compared, or check that it is the same; entrants and seeds may be more or fewer."""
+        """Write what is compared, or check that it is the same; entrants and seeds may be more or fewer.
+
+        What an older record does not say is taken to be as it is now.
+        """
         apart = {"entrants", "seeds", "others", "title", "paper", "note"}
         said = self.plan.model_dump(mode="json", exclude=apart)
         said["labels"] = {str(value): name for value, name in self.data.labels.items()}
         said["cases"] = [sorted(case.id for case in side) for side in (self.data.training, self.data.held)]
+        said |= {"window": self.data.window, "files": self.data.files}
+        said["settings' values"] = _settings(self.plan).model_dump(mode="json")
         path = self.folder / PLAN
         known = read_record(path, dict, "asked") if path.is_file() else said
         known["asked"] = Asked.model_validate(known["asked"]).model_dump(mode="json")
-        if changed := sorted(name for name in said if known.get(name) != said[name]):
+        if changed := sorted(name for name in said if known.get(name, said[name]) != said[name]):
             raise BadInputError(
                 f"'{self.folder}' holds a comparison with other {' and '.join(changed)}: go on with the "
                 "same, or choose another --output"
@@ -152,8 +162,7 @@ class Comparison:
         path, spec = place / RESULT, _spec(entrant)
         if path.is_file():
             known = read_record(path, dict, "spec", "steps", "seconds", "counts", "entries")
-            if known.pop("spec") != spec:
-                raise BadInputError(_otherwise(place))
+            _check_same(known.pop("spec"), spec, place)
             return Result(entrant, seed, **known)
         place.mkdir(mode=0o700, exist_ok=True)
         done = self._trained(entrant, seed)
@@ -187,7 +196,7 @@ class Comparison:
         sam: Sam,
         place: Path,
         request: Request,
-        spec: Mapping[str, Any] | None = None,
+        spec: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Steps and seconds of a run in `place`, done now if it never was; `spec` is whose it is."""
         path = place / TRAINED
@@ -199,8 +208,7 @@ class Comparison:
             )  # fmt: skip
             done.keep(path, spec=spec)
         known = read_record(path, dict, "steps", "seconds")
-        if known.pop("spec", spec) != spec:
-            raise BadInputError(_otherwise(place))
+        _check_same(known.pop("spec", None), spec, place)
         return known
 
     def _start(self, entrant: Entrant) -> Path | None:
@@ -224,7 +232,8 @@ class Comparison:
             warm.method, self.data.labels, warm.length, _settings(plan), base,
             window=self.data.window, measured=0,
         )  # fmt: skip
-        return place, self._run("warm start", train, self.sam(entrant), place, request)
+        spec = {"content": read_method(warm.method).model_dump(mode="json")}
+        return place, self._run("warm start", train, self.sam(entrant), place, request, spec)
 
     def _took(self, entrant: Entrant) -> Length | None:
         """Minutes and steps of the warm start, where they are needed to know how long an entrant learns."""
@@ -271,11 +280,16 @@ def _learns(entrant: Entrant) -> bool:
 
 def _spec(entrant: Entrant) -> dict[str, Any]:
     """What makes an entrant's result its own."""
-    return entrant.model_dump(mode="json", exclude={"paper"})
+    content = entrant.read().model_dump(mode="json")
+    return {**entrant.model_dump(mode="json", exclude={"paper"}), "content": content}
 
 
-def _otherwise(place: Path) -> str:
-    return f"'{place.name}' was trained otherwise: give the entrant another name, or remove {place}"
+def _check_same(known: Mapping[str, Any] | None, spec: Mapping[str, Any], place: Path) -> None:
+    """Raise `BadInputError` where what is `known` of a run says otherwise; older ones say less."""
+    if any((known or {}).get(name, value) != value for name, value in spec.items()):
+        raise BadInputError(
+            f"'{place.name}' was trained otherwise: give the entrant another name, or remove {place}"
+        )
 
 
 def _trainer(entrant: Entrant) -> Callable[..., Trained]:

@@ -85,7 +85,7 @@ class Asked(_Data):
     def protocol(self) -> Protocol:
         """As `medsa evaluate` takes it; raises `BadInputError` for an unknown prompt."""
         found = Protocol.of(self.prompts, deepest=self.deepest, tolerance=self.tolerance)
-        return replace(found, slabs=self.slabs)
+        return replace(found, slabs=self.slabs, background=True)
 
 
 def _measured(value: object) -> object:

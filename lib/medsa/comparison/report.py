@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from medsa.comparison.figures import AVERAGE, Figures, prompts_of
 from medsa.evaluation.metrics import METRICS
-from medsa.evaluation.page import NAMES, STYLE
+from medsa.evaluation.page import NAMES, PIXELS, STYLE, span
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def _clicks(figures: Figures) -> Table:
     """The area under the curve and the clicks needed, where clicks were asked for."""
     names = dict.fromkeys(name for line in figures["entrants"] for name in line["summary"].get("numbers", {}))
     words = {"auc": "mean Dice over clicks", "noc85": "clicks to 0.85", "noc90": "clicks to 0.90"}
+    words["background"] = "Dice with a click on background"
     rows = [
         [line["name"], *(_number(line["summary"]["numbers"].get(name)) for name in names)]
         for line in figures["entrants"]
@@ -153,7 +154,7 @@ def _mean(found: Figures, prompt: str, metric: str, *, interval: bool = False) -
     if value is None:
         return "–"
     text = f"{value['mean']:.2f}" if metric == "hd95" else f"{value['mean']:.3f}"
-    return f"{text} ({value['low']:.3f} to {value['high']:.3f})" if interval else text
+    return f"{text} ({span(value)})" if interval else text
 
 
 def _number(value: Mapping[str, float] | None) -> str:
@@ -188,7 +189,7 @@ def facts(figures: Figures) -> list[tuple[str, str]]:
         ("labels", ", ".join(figures["labels"])),
         ("asked", f"{asked['prompts']} on {what}, seeds: {asked['seeds']}"),
         ("first click", "at the deepest point" if asked["deepest"] else "anywhere in the object"),
-        ("surface Dice", f"within {asked['tolerance']:g} mm"),
+        ("surface Dice", f"within {asked['tolerance']:g} mm{PIXELS}"),
         ("made", f"{made['when']}, medsa {made['medsa']}, torch {made['torch']}, {made['machine']}"),
         ("note", figures["note"]),
     ]

@@ -6,15 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from medsa.data.volume import Volume
-from medsa.datasets.layout import find_cases, search
-from medsa.datasets.spec import Dataset
-from medsa.datasets.stored import StoredCase
-from medsa.errors import MedsaError
-
-SHOWN = 5
+from medsa.datasets.layout import SHOWN, missing, search, unlabelled
+from medsa.datasets.spec import Dataset, shown
+from medsa.errors import BadInputError, MedsaError
 
 
 @dataclass(frozen=True)
@@ -30,12 +24,18 @@ def check(
     dataset: Dataset, folder: Path, every: int = 1, progress: Callable[[int, int], None] = lambda _d, _m: None
 ) -> Checked:
     """Look at a download; each `every`th pair is read whole. Raises as `find_cases` when nothing is there."""
-    find_cases(dataset, folder)
     found = search(dataset, folder)
+    if not found.all():
+        raise BadInputError(missing(dataset, folder, None))
     there, wrong = [], []
     for split in dataset.splits:
-        cases, alone = found.cases.get(split, []), found.alone.get(split, [])
-        counts = [part.count for part in dataset.parts if part.split == split] or [dataset.count]
+        cases, alone = found.cases.get(split, []), unlabelled(found, split, folder)
+        parts = [
+            (part, pairs)
+            for part, pairs in zip(dataset.parts, found.pairs, strict=False)
+            if part.split == split
+        ]
+        counts = [part.count for part, _ in parts] or [dataset.count]
         expected = None if None in counts else sum(count or 0 for count in counts)
         patients = len({case.patient for case in cases})
         there.append(
@@ -44,38 +44,23 @@ def check(
         )
         if expected is not None and len(cases) != expected:
             wrong.append(f"{split} has {len(cases)} pairs, not {expected}")
-        if alone:
-            named = ", ".join(path.relative_to(folder).as_posix() for path in alone[:SHOWN])
-            wrong.append(f"{split}: {len(alone)} images have no label, such as {named}")
-    cases, occurs = found.all(), set[str]()
-    read = cases[::every]
+        elif expected is None:
+            wrong += [
+                f"{split} has {pairs} pairs, not {part.count or 'one or more'}, of {shown(part.image)}"
+                for part, pairs in parts
+                if pairs != (part.count or pairs or 1)
+            ]
+        wrong += [alone] if alone else []
+    occurs, damaged = set[str](), list[str]()
+    read = found.all()[::every]
     for number, case in enumerate(read):
         progress(number, len(read))
         try:
-            volume, _, names = case.read()
-            occurs |= set(names.values()) | _unknown(dataset, case, volume)
+            occurs |= set(case.read()[2].values())
         except MedsaError as error:
-            wrong.append(str(error))
+            damaged.append(str(error))
     progress(len(read), len(read))
-    unknown = sorted(name for name in occurs if name.startswith("unknown "))
-    wrong += [f"labels hold an {name}, which is none of the data set's" for name in unknown[:SHOWN]]
-    if len(unknown) > SHOWN:
-        wrong.append(f"labels hold {len(unknown) - SHOWN} more that are unknown")
-    return Checked(tuple(there), tuple(wrong), tuple(sorted(occurs - set(unknown))))
-
-
-def _unknown(dataset: Dataset, case: StoredCase, volume: Volume) -> set[str]:
-    """Values or colours of a label file that the data set does not have."""
-    if case.polygons:
-        return set()
-    stored = case.stored_values(volume)
-    if dataset.colours:
-        occurring = set(map(tuple, np.unique(stored.reshape(-1, 3), axis=0).tolist()))
-        return {
-            f"unknown colour {','.join(map(str, colour))}"
-            for colour in occurring - {(0, 0, 0), *dataset.colours.values()}
-        }
-    known = {0, *(dataset.values or dataset.names or case.names)}
-    if dataset.values:
-        known |= set(dataset.others)
-    return {f"unknown value {value:g}" for value in np.unique(stored).tolist() if value not in known}
+    wrong += damaged[:SHOWN]
+    if len(damaged) > SHOWN:
+        wrong.append(f"{len(damaged) - SHOWN} more pairs are wrong")
+    return Checked(tuple(there), tuple(wrong), tuple(sorted(occurs)))

@@ -18,10 +18,11 @@ SHOWN = 5
 
 @dataclass
 class Found:
-    """What a folder holds: `cases` by split, and files of images that have no label, by split."""
+    """What a folder holds: `cases` by split, images that have no label, by split, and pairs of each part."""
 
     cases: dict[str, list[StoredCase]] = field(default_factory=dict)
     alone: dict[str, list[Path]] = field(default_factory=dict)
+    pairs: list[int] = field(default_factory=list)
 
     def all(self) -> list[StoredCase]:
         """The cases of all splits."""
@@ -31,7 +32,8 @@ class Found:
 def find_cases(dataset: Dataset, folder: Path, split: str | None = None) -> list[StoredCase]:
     """The cases of a split, or of all, sorted; ids and patients are unique within the data set.
 
-    Raises `NotFoundError` and `BadInputError` that say what was expected and what was found.
+    Raises `NotFoundError` and `BadInputError` that say what was expected and what was found, also where an
+    image has no label.
     """
     if split is not None and split not in dataset.splits:
         raise BadInputError(
@@ -40,8 +42,18 @@ def find_cases(dataset: Dataset, folder: Path, split: str | None = None) -> list
     found = search(dataset, Path(folder))
     cases = found.all() if split is None else found.cases.get(split, [])
     if not cases:
-        raise BadInputError(_missing(dataset, Path(folder), split))
+        raise BadInputError(missing(dataset, Path(folder), split))
+    for name in dataset.splits if split is None else [split]:
+        if alone := unlabelled(found, name, Path(folder)):
+            raise BadInputError(f"{alone}; `medsa datasets check` tells what else is missing")
     return sorted(cases, key=lambda case: case.id)
+
+
+def unlabelled(found: Found, split: str, folder: Path) -> str:
+    """Which images of a split have no label, in words; "" when all have."""
+    alone = found.alone.get(split, [])
+    named = ", ".join(path.relative_to(folder).as_posix() for path in alone[:SHOWN])
+    return f"{split}: {len(alone)} images have no label, such as {named}" if alone else ""
 
 
 def search(dataset: Dataset, folder: Path) -> Found:
@@ -56,6 +68,7 @@ def search(dataset: Dataset, folder: Path) -> Found:
             pairs = list(_pairs(part, folder / root))
             if pairs:
                 break
+        found.pairs.append(sum(label is not None for *_, label in pairs))
         for values, image, label in pairs:
             if label is None:
                 found.alone.setdefault(part.split, []).append(image)
@@ -88,6 +101,7 @@ def _case(
         modality=dataset.modality,
         channel=dataset.channel,
         values=dataset.values,
+        others=dataset.others,
         colours=dataset.colours,
         polygons=values.get("number", "1") if part.reading == "polygons" else "",
     )
@@ -95,11 +109,18 @@ def _case(
 
 def _decathlon(dataset: Dataset, folder: Path) -> list[StoredCase]:
     if not (folder / "dataset.json").is_file():
-        raise BadInputError(_missing(dataset, folder, None))
+        raise BadInputError(missing(dataset, folder, None))
     cases = read_cases(folder)
     modality = json.loads((folder / "dataset.json").read_text("utf-8")).get("modality", {})
     said = str(modality.get(str(dataset.channel), "")) if isinstance(modality, dict) else ""
-    kind = dataset.modality or ("CT" if said.upper() == "CT" else "MR" if said else "")
+    kind = "CT" if said.upper() == "CT" else "MR" if said else ""
+    named = [" ".join(cases[0].names.values()).casefold(), *([kind] if kind else [])]
+    expected = [next(iter(dataset.names.values()), ""), *([dataset.modality or kind] if kind else [])]
+    if expected[0].casefold() not in named[0] or expected[1:] != named[1:]:
+        raise BadInputError(
+            f"'{folder}' is another data set: expected {' in '.join(expected)}, "
+            f"found {', '.join(cases[0].names.values())}{f' in {kind}' if kind else ''}"
+        )
     return [
         StoredCase(
             case.id,
@@ -107,15 +128,16 @@ def _decathlon(dataset: Dataset, folder: Path) -> list[StoredCase]:
             case.image,
             case.label,
             dataset.names or case.names,
-            modality=kind,
+            modality=dataset.modality or kind,
             channel=dataset.channel,
             values=dataset.values,
+            others=dataset.others,
         )
         for case in cases
     ]
 
 
-def _missing(dataset: Dataset, folder: Path, split: str | None) -> str:
+def missing(dataset: Dataset, folder: Path, split: str | None) -> str:
     """What was expected, and what is there instead."""
     if dataset.kind == "decathlon":
         wanted = "dataset.json with imagesTr/ and labelsTr/"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from medsa.errors import LabelMismatchError, UnreadableImageError
 from medsa.training.cases import Case
 
 LARGEST_XML = 2**20
+SHOWN = 20
 _MARK = re.compile(r"<mark>\s*<image>\s*(\d+)\s*</image>\s*<svg>(.*?)</svg>", re.DOTALL)
 
 
@@ -32,6 +33,7 @@ class StoredCase(Case):
     modality: str = ""
     channel: int = 0
     values: Mapping[int, int] = field(default_factory=dict)
+    others: tuple[int, ...] = ()
     colours: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
     polygons: str = ""
     """The number of the image among those that an XML file is about, "" where the label is a mask."""
@@ -55,7 +57,7 @@ class StoredCase(Case):
         volume = _channel(self.image, self.channel) or read_volume(self.image)
         return volume if volume.modality else replace(volume, modality=self.modality)
 
-    def stored_values(self, volume: Volume) -> NDArray:
+    def _stored(self, volume: Volume) -> NDArray:
         """What the label file holds on the image's grid, as it is; colours (I, J, K, 3) where it is one."""
         if self.label.name.lower().endswith(NIFTI):
             values, slope, intercept, affine = read_nifti(self.label)
@@ -71,19 +73,35 @@ class StoredCase(Case):
     def _mask(self, volume: Volume) -> NDArray[np.uint8]:
         if self.polygons:
             return _drawn(self.label, self.polygons, volume.shape)
-        values = self.stored_values(volume)
+        values = self._stored(volume)
         mask = np.zeros(volume.shape, np.uint8, order="F")
         if self.colours:
             for value, colour in self.colours.items():
                 mask[(values == colour).all(axis=-1)] = value
-        elif self.values:
-            for stored, value in self.values.items():
-                mask[values == stored] = value
-        else:
-            mask[...] = values.astype(np.uint8)
-            if (mask != values).any():
-                raise LabelMismatchError("a label must hold whole numbers from 0 to 255")
+            self._check_known(values[(mask == 0) & values.any(axis=-1)])
+            return mask
+        known = self.values or {value: value for value in self.names}
+        for stored, value in known.items():
+            mask[values == stored] = value
+        if known:
+            self._check_known(values[(mask == 0) & ~np.isin(values, [0, *self.others])])
+            return mask
+        mask[...] = values.astype(np.uint8)
+        if (mask != values).any():
+            raise LabelMismatchError("a label must hold whole numbers from 0 to 255")
         return mask
+
+    def _check_known(self, unknown: NDArray) -> None:
+        """Raise `LabelMismatchError` for values (N,) or colours (N, 3) that the data set does not have."""
+        if not len(unknown):
+            return
+        told, each = np.unique(unknown, axis=0).tolist(), "colours" if self.colours else "values"
+        there = (
+            self.colours.values() if self.colours else sorted({0, *(self.values or self.names), *self.others})
+        )
+        raise LabelMismatchError(
+            f"holds {each} that the data set does not have, {_listed(told)}: expected {_listed(there)}"
+        )
 
 
 def _channel(path: Path, channel: int) -> Volume | None:
@@ -101,6 +119,15 @@ def _channel(path: Path, channel: int) -> Volume | None:
         return Volume(voxels, np.asarray(image.affine, np.float64), "", path.name.partition(".")[0])
     except UNREADABLE as error:
         raise UnreadableImageError(f"{path.name}: the file is cut off or damaged") from error
+
+
+def _listed(values: Iterable[float | Sequence[int]]) -> str:
+    """Values, or colours in brackets, the first few of them."""
+    told = [
+        f"{value:g}" if isinstance(value, int | float) else f"({','.join(map(str, value))})"
+        for value in values
+    ]
+    return ", ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} more" if len(told) > SHOWN else "")
 
 
 def _grey(picture: Image.Image) -> Image.Image:

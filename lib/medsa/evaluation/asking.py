@@ -130,9 +130,9 @@ Dialogue = Generator[Ask, Reply, None]
 class Answers:
     """What came of all prompts on one object: metrics by prompt, further numbers, milliseconds by prompt.
 
-    Numbers are "auc", the mean Dice after each click up to the cap, with `noc` "noc85" and "noc90", where a
-    failure counts as the cap, and "background", the Dice of the object with the model's own answer to a click
-    far away from it: near 0 where the model listens.
+    Numbers are "auc", the mean Dice after each click up to the cap, where so many are made, with `noc`
+    "noc85" and "noc90", where a failure counts as the cap, and "background", the Dice of the object with the
+    model's own answer to a click far away from it: near 0 where the model listens.
     """
 
     prompts: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -162,14 +162,19 @@ def objects(truth: Mask, slices: int | None) -> list[int | None]:
 
 
 def _clicks(target: Target, protocol: Protocol, seed: Sequence[int], found: Answers) -> Dialogue:
-    """Clicks up to the cap, each where the mask before it is most wrong; a right mask stays as it is."""
+    """Clicks up to the cap, or the last that is kept, each where the mask before it is most wrong.
+
+    A right mask stays as it is.
+    """
+    cap = CAP[target.truth.ndim]
+    last = cap if protocol.noc else min(cap, max(protocol.clicks))
     rng = None if protocol.deepest else np.random.default_rng([*seed, 0])
     further = np.random.default_rng([*seed, 3]) if protocol.anywhere else None
     click: Click | None = _first(target, rng)
     points: dict[bool, list[tuple[int, ...]]] = {True: [], False: []}
     session, curve = None if protocol.afresh else Session(), list[float]()
     reply = Reply(np.zeros_like(target.truth), 0.0)
-    for count in range(1, CAP[target.truth.ndim] + 1):
+    for count in range(1, last + 1):
         if click is not None:
             points[click.positive].append(click.index)
             prompt = Prompt(_placed(points[True], target.k), _placed(points[False], target.k))
@@ -180,7 +185,8 @@ def _clicks(target: Target, protocol: Protocol, seed: Sequence[int], found: Answ
             curve.append(curve[-1])
         if count in protocol.clicks:
             _keep(str(count), reply, target, protocol, found)
-    found.numbers["auc"] = float(np.mean(curve))
+    if last == cap:
+        found.numbers["auc"] = float(np.mean(curve))
     for goal in NOC if protocol.noc else ():
         reached = [count for count, value in enumerate(curve, 1) if value >= goal]
         found.numbers[f"noc{round(100 * goal)}"] = float(reached[0] if reached else len(curve))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medsa.errors import BadInputError
 from medsa.evaluation.answering import hold, together
@@ -32,6 +33,9 @@ Entry = dict[str, Any]
 Those of a control say its name in "control".
 """
 
+_Values = dict[tuple[int, str], list[float]]
+"""The values of each patient and label."""
+
 LEVEL, DRAWS = 0.95, 2000
 FORGETTING = "forgetting"
 CASES, OBJECTS = 8, 16
@@ -44,7 +48,7 @@ class Wanted:
 
     `labels` are names by value, none for all; `model` says what answers, so that no other one goes on with
     a record; `window` is how volumes are looked at. With `named` a model that has learnt labels is told them.
-    Images whose longest side is below `pixels` are enlarged to it first. `data` is where the cases lie.
+    Images whose longest side is below `pixels` are enlarged to it first. `data` is a digest of the files.
     """
 
     protocol: Protocol
@@ -225,20 +229,20 @@ def _salt(head: str) -> str:
 
 
 def summary(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, float]]]:
-    """prompt -> metric -> {"mean", "low", "high", "n"}; "numbers" holds AUC and clicks.
+    """prompt -> metric -> {"mean", "low", "high", "n", "patients"}; "numbers" holds AUC and clicks.
 
-    The mean is over patients of the mean over each one's entries; low and high are a bootstrap's over
-    patients (95 %, seeded); n counts entries.
+    The mean is over labels of the mean over patients of the mean over each one's entries, so that a label
+    that few have, or on few slices, counts as much as another. Low and high are a bootstrap's over patients
+    (95 %, seeded), which are the mean itself where there is one patient; n counts entries.
     """
-    found: dict[str, dict[str, dict[int, list[float]]]] = {}
+    found: dict[str, dict[str, _Values]] = {}
     for entry in entries:
         for prompt, values in {**entry["prompts"], "numbers": entry["numbers"]}.items():
             for metric, value in values.items():
-                found.setdefault(prompt, {}).setdefault(metric, {}).setdefault(entry["patient"], []).append(
-                    value
-                )
+                kept = found.setdefault(prompt, {}).setdefault(metric, {})
+                kept.setdefault((entry["patient"], entry["label"]), []).append(value)
     return {
-        prompt: {metric: _interval(patients) for metric, patients in metrics.items()}
+        prompt: {metric: _interval(values) for metric, values in metrics.items()}
         for prompt, metrics in found.items()
     }
 
@@ -258,12 +262,30 @@ def milliseconds(entries: Sequence[Entry]) -> dict[str, float]:
     }
 
 
-def _interval(patients: Mapping[int, Sequence[float]]) -> dict[str, float]:
-    means = np.sort([np.mean(values) for values in patients.values()])  # whatever they are called
+def _interval(values: _Values) -> dict[str, float]:
+    patients = sorted({patient for patient, _ in values})
+    labels = sorted({label for _, label in values})
+    means = np.array(
+        [[np.mean(values.get((patient, label), np.nan)) for label in labels] for patient in patients]
+    )
+    means = means[np.lexsort([*means.T, np.nanmean(means, axis=1)])]  # whatever patients are called
     drawn = np.random.default_rng(0).integers(len(means), size=(DRAWS, len(means)))
-    low, high = np.quantile(means[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    count = sum(len(values) for values in patients.values())
-    return {**_rounded({"mean": means.mean(), "low": low, "high": high}), "n": count}
+    often = np.stack([(drawn == patient).sum(axis=1) for patient in range(len(means))], axis=1)
+    spread = _over_labels(means, often)
+    low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    mean = _over_labels(means, np.ones((1, len(means)), np.intp))[0]
+    count = sum(map(len, values.values()))
+    return {**_rounded({"mean": mean, "low": low, "high": high}), "n": count, "patients": len(patients)}
+
+
+def _over_labels(means: NDArray[np.float64], often: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(draws,), the mean over labels of that over patients, of (patients, labels), NaN where one has none.
+
+    `often` (draws, patients) each patient is drawn; a label that nobody drawn has is left out.
+    """
+    counts = often @ ~np.isnan(means)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nanmean(often @ np.nan_to_num(means) / counts, axis=1))
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -22,6 +22,7 @@ small { color: #57606a }
 img { max-width: 100% }
 """
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95, mm", "nsd": "surface Dice"}
+PIXELS = "; where images know no size, as pictures do not, a pixel counts as one mm"
 
 
 def page(figures: Mapping[str, Any]) -> str:
@@ -36,9 +37,12 @@ def page(figures: Mapping[str, Any]) -> str:
         + (", by itself" if protocol.get("raw") else "")
         + (", not shown its masks" if protocol.get("afresh") else ""),
         "adapter": model["adapter"] or "none",
-        "asked": f"{protocol['prompts']} on {what}, {protocol['cases']} cases, seeds: {protocol['seeds']}",
+        "asked": f"{protocol['prompts']} on {what}, {protocol['cases']} cases, seeds: {protocol['seeds']}"
+        + (
+            f"; {without} have no object that is large enough" if (without := protocol.get("without")) else ""
+        ),
         **({} if protocol["prompts"] == UNASKED else {"first click": first}),
-        "surface Dice": f"within {protocol['tolerance']:g} mm",
+        "surface Dice": f"within {protocol['tolerance']:g} mm{PIXELS}",
     }
     parts = [_table([], list(map(list, said.items()))), _picture(figures), _summary(figures["summary"])]
     for label, summary in figures["labels"].items():
@@ -63,7 +67,12 @@ def _summary(summary: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.3f} <small>{value['low']:.3f} to {value['high']:.3f}</small>"
+    return f"{value['mean']:.3f} <small>{span(value)}</small>"
+
+
+def span(value: Mapping[str, float]) -> str:
+    """The interval of a mean; of one patient there is none."""
+    return "–" if value.get("patients") == 1 else f"{value['low']:.3f} to {value['high']:.3f}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

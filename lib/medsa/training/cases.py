@@ -7,6 +7,7 @@ a Decathlon dataset.json    "training": [{"image": ..., "label": ...}], "labels"
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from medsa.data.labels import LabelSet
 from medsa.data.read import DICOM, NIFTI, NRRD, PICTURES, read_header, read_volume, stem
 from medsa.data.read_label import read_label
 from medsa.data.volume import Volume
-from medsa.errors import BadInputError, NotFoundError
+from medsa.errors import BadInputError, NotFoundError, UnreadableImageError
 from medsa.training.splits import patient_of
 
 IMAGES = (*NIFTI, *NRRD, *PICTURES, *DICOM)
@@ -183,6 +184,20 @@ def wanted(
     if len(set(found.values())) < len(found):
         raise BadInputError(f"two labels have one name: {', '.join(labels)}")
     return found
+
+
+def fingerprint(cases: Iterable[Case]) -> str:
+    """A digest of what the labels of cases hold and of how large their images are, wherever they lie."""
+    digest = hashlib.sha256()
+    for case in cases:
+        try:
+            with case.label.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UnreadableImageError(f"{case.label.name}: the label cannot be read") from error
+        files = case.image.rglob("*") if case.image.is_dir() else [case.image]
+        digest.update(f"{sum(path.stat().st_size for path in files)} ".encode())
+    return digest.hexdigest()
 
 
 def _occurring(cases: Iterable[Case]) -> dict[int, str]:

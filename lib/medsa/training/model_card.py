@@ -11,6 +11,7 @@ from safetensors import safe_open
 from medsa.adapters.state import TENSORS, Card, read_card
 from medsa.config import config_names
 from medsa.errors import BadInputError, NotFoundError
+from medsa.evaluation.page import span
 from medsa.evaluation.protocol import Case
 from medsa.files import write_atomically
 from medsa.sam import read_backbone
@@ -124,10 +125,10 @@ def _measured(figures: Mapping[str, Mapping[str, float]], measured: str) -> list
     if not figures:
         return []
     rows = [
-        f"| {prompt} | {value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} | {value['n']:.0f} |"
+        f"| {prompt} | {value['mean']:.3f} | {span(value)} | {value['n']:.0f} |"
         for prompt, value in figures.items()
     ]
-    head = ["| prompt | Dice | 95 % | objects |", "| --- | ---: | ---: | ---: |"]
+    head = ["| prompt | Dice | 95 % | answers |", "| --- | ---: | ---: | ---: |"]
     return [*([f"{measured}:", ""] if measured else []), *head, *rows, ""]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -113,14 +114,14 @@ def endovis(folder: Path) -> None:
             picture(folder / place / f"labels/frame00{n}.png", colours)
 
 
-def decathlon(folder: Path, channels: int = 1) -> None:
+def decathlon(folder: Path, channels: int = 1, organ: str = "gland", modality: str = "CT") -> None:
     shape = SHAPE if channels == 1 else (*SHAPE, channels)
     for n in (1, 2):
         volume(folder / f"imagesTr/case_{n}.nii.gz", np.arange(np.prod(shape), dtype=np.int16).reshape(shape))
         volume(folder / f"labelsTr/case_{n}.nii.gz", block([1, 2]))
     pairs = [{"image": f"./imagesTr/case_{n}.nii.gz", "label": f"./labelsTr/case_{n}.nii.gz"} for n in (1, 2)]
-    names = {"0": "background", "1": "gland", "2": "cancer"}
-    content = {"modality": {"0": "CT"}, "labels": names, "training": pairs}
+    names = {"0": "background", "1": organ, "2": "cancer"}
+    content = {"modality": {"0": modality}, "labels": names, "training": pairs}
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
@@ -154,7 +155,7 @@ DRAWN = {
     "prostate": (prostate, dict.fromkeys("ABCDEF", 1), {1}),
     "endovis18": (endovis, {"train": 4, "test": 2}, {2, 10}),
     "msd": (decathlon, {"train": 2}, {1, 2}),
-    "msd_pancreas": (decathlon, {"train": 2}, {1, 2}),
+    "msd_pancreas": (partial(decathlon, organ="pancreas"), {"train": 2}, {1, 2}),
 }  # fmt: skip
 
 
@@ -189,13 +190,40 @@ def test_colours_that_the_set_does_not_have_are_told(tmp_path: Path) -> None:
     endovis(tmp_path)
     for path in tmp_path.rglob("labels/*.png"):
         picture(path, np.full((12, 14, 3), (1, 254, 1), np.uint8))
-    found = check(read_dataset("endovis18"), tmp_path)
-    assert "labels hold an unknown colour 1,254,1, which is none of the data set's" in found.wrong
     noisy = np.random.default_rng(0).integers(0, 255, (12, 14, 3), dtype=np.uint8)
     picture(path, noisy)  # as a JPEG would hold them
     found = check(read_dataset("endovis18"), tmp_path)
-    assert len([line for line in found.wrong if "unknown colour" in line]) == 5
-    assert any(line.endswith("more that are unknown") for line in found.wrong)
+    told = [line for line in found.wrong if "colours that the data set does not have" in line]
+    assert len(told) == 5
+    assert any(", (1,254,1): expected (0,255,0), (0,255,255)" in line for line in told)
+    assert found.wrong[-1] == "1 more pairs are wrong"
+
+
+def test_values_that_the_set_does_not_have_are_no_background(tmp_path: Path) -> None:
+    """As where others have written 3 for BraTS' 4: a whole tumour would get a hole."""
+    brats(tmp_path)
+    path = next(tmp_path.rglob("*_seg.nii.gz"))
+    volume(path, block([1, 2, 3]))
+    for name in ("brats2021", "brats2021_whole"):
+        case = next(case for case in find_cases(read_dataset(name), tmp_path) if case.label == path)
+        with pytest.raises(MedsaError, match=r"does not have, 3: expected 0, 1, 2, 4"):
+            case.read()
+
+
+def test_another_task_of_the_decathlon_is_refused(tmp_path: Path) -> None:
+    for wrong in ({"organ": "Anterior"}, {"organ": "pancreas", "modality": "MRI"}):
+        decathlon(tmp_path, **wrong)
+        with pytest.raises(
+            BadInputError, match=r"another data set: expected pancreas in CT, found \w+, cancer"
+        ):
+            find_cases(read_dataset("msd_pancreas"), tmp_path)
+
+
+def test_a_part_that_is_not_there_is_told(tmp_path: Path) -> None:
+    photo(tmp_path, "TNSCUI2020_train/image/1.PNG", "TNSCUI2020_train/mask/1.PNG", [255])
+    wrong = check(read_dataset("tnmix"), tmp_path).wrong
+    assert "train has 1 pairs, not 3644, of TNSCUI2020_train/image/<case>.<ending>" in wrong
+    assert "train has 0 pairs, not one or more, of DDTI/<case>_<number>.jpg" in wrong
 
 
 def test_patients_are_told_apart_and_kept_together(tmp_path: Path) -> None:
@@ -265,7 +293,9 @@ def test_an_incomplete_download_is_told_what_lacks(tmp_path: Path, capsys) -> No
     assert "train has 2 pairs, not 30" in err
     assert "1 images have no label, such as RawData/Training/img/img0003.nii.gz" in err
     assert "label0001.nii.gz: the label is cut off" in err
-    assert "unknown value 77" in err
+    assert "label0002.nii.gz: holds values that the data set does not have, 77: expected 0, 1, 2" in err
+    with pytest.raises(BadInputError, match="1 images have no label, such as RawData/Training/img/img0003"):
+        find_cases(read_dataset("btcv"), tmp_path)
 
 
 def test_the_list_names_all_and_one_is_shown(capsys) -> None:
