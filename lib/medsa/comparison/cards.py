@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medsa.adapters.state import CARD
 from medsa.comparison.compare import Comparison, Result
 from medsa.comparison.report import said
 from medsa.evaluation.evaluate import summary
@@ -16,17 +15,17 @@ def write_cards(comparison: Comparison, results: Sequence[Result]) -> None:
 
     A card stays as it is when the comparison goes on: others may have added their figures to it.
     """
-    plan, data = comparison.plan, comparison.data
-    kind = kind_of(data.training[0])
+    plan, kind = comparison.plan, kind_of(comparison.data.training[0])
     for result in results:
         folder = comparison.candidate(result.entrant, result.seed)
-        if not (folder / CARD).is_file() or (folder / NAME).is_file():
+        studies = comparison.studies(result.entrant, result.seed)
+        if not studies or (folder / NAME).is_file():
             continue
         warm = plan.warm_start and plan.begins_warm(result.entrant)
         prompts = summary(result.entries)
         write_model_card(
             folder,
-            data=f"{kind}, {len(data.training)} labelled studies",
+            data=f"{kind}, {studies} labelled studies",
             training=f"{result.steps} steps, {result.seconds / 60:.1f} minutes, settings '{plan.settings}', "
             f"seed {result.seed}" + (", after a shared warm start" if warm else ""),
             figures={said(name): prompts[name]["dice"] for name in prompts if name != "numbers"},

@@ -11,7 +11,7 @@ from typing import Any
 
 from medsa.adapters.inject import AdaptedSam, adapt
 from medsa.adapters.method import read_method
-from medsa.adapters.state import load_adapter, starter_adapter
+from medsa.adapters.state import CARD, load_adapter, read_card, starter_adapter
 from medsa.comparison.plan import Asked, Entrant, Plan, WarmStart
 from medsa.errors import BadInputError, CancelledError
 from medsa.evaluation.evaluate import Entry, Wanted, evaluate
@@ -132,6 +132,11 @@ class Comparison:
     def candidate(self, entrant: Entrant, seed: int) -> Path:
         """The folder that training leaves an entrant's adapter in."""
         return self._place(entrant, seed) / CANDIDATE
+
+    def studies(self, entrant: Entrant, seed: int) -> int:
+        """How many studies an entrant has learnt from; a decoder alone from what may be embedded."""
+        folder = self.candidate(entrant, seed)
+        return len(read_card(folder).studies.get("training", ())) if (folder / CARD).is_file() else 0
 
     def _claim(self) -> None:
         """Write what is compared, or check that it is the same; entrants and seeds may be more or fewer.

@@ -67,6 +67,7 @@ def _line(comparison: Comparison, entrant: Entrant, results: Sequence[Result]) -
         "backbone": entrant.backbone or comparison.plan.backbone,
         "trained": counts["trained"] if entrant.train else 0,
         "total": counts["total"],
+        "studies": [comparison.studies(entrant, result.seed) for result in results],
         "steps": [result.steps for result in results],
         "minutes": [round(result.seconds / 60, 2) for result in results],
         "ms": milliseconds(entries),

@@ -59,13 +59,25 @@ def _costs(figures: Figures) -> Table:
                 line["backbone"],
                 f"{line['trained']:,}",
                 f"{100 * line['trained'] / line['total']:.2f} %",
+                " ".join(str(count or "–") for count in line["studies"]),
                 " ".join(map(str, line["steps"])),
                 " ".join(f"{minutes:.1f}" for minutes in line["minutes"]),
                 "–" if encoding is None else f"{encoding:.0f}",
                 f"{max(answers):.0f}" if answers else "–",
             ]
         )
-    head = ["", "method", "backbone", "trained", "of all", "steps", "minutes", "encoding, ms", "answer, ms"]
+    head = [
+        "",
+        "method",
+        "backbone",
+        "trained",
+        "of all",
+        "studies",
+        "steps",
+        "minutes",
+        "encoding, ms",
+        "answer, ms",
+    ]
     return Table("What it costs", head, rows)
 
 

@@ -107,9 +107,11 @@ def test_other_cases_do_not_go_on_with_a_record(data, tmp_path, monkeypatch, cap
     monkeypatch.setattr(module, "_measured", stopped)
     words = ("--prompts", "box", "--slices", "1", "--controls", "none")
     assert run(data, out, *words) == 130
-    other, renamed = tmp_path / "other", tmp_path / "renamed"
-    shutil.copytree(data, other)  # as many cases of the same names
-    shutil.copytree(data, renamed)
+    other, renamed, elsewhere = (tmp_path / name for name in ("other", "renamed", "elsewhere"))
+    for folder in (other, renamed, elsewhere):
+        shutil.copytree(data, folder)
+    corrected = other / "labels" / "doe1.nii.gz"  # a case of the same name
+    shutil.copyfile(other / "labels" / "doe0.nii.gz", corrected)
     for path in sorted(renamed.rglob("doe0.nii.gz")):
         path.rename(path.with_name("roe.nii.gz"))
     begun = record.read_bytes()
@@ -119,7 +121,8 @@ def test_other_cases_do_not_go_on_with_a_record(data, tmp_path, monkeypatch, cap
         assert record.read_bytes() == begun
     assert b"doe" not in begun
     measured.clear()
-    assert run(data, out, *words) == 0
+    assert run(elsewhere, out, *words) == 0
+    assert len(measured) == 1
 
 
 def test_a_record_of_another_evaluation_is_left_alone(data, tmp_path, capsys) -> None:

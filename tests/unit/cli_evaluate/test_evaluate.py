@@ -16,7 +16,9 @@ from medsa.adapters.inject import adapt
 from medsa.adapters.state import save_adapter
 from medsa.errors import BadInputError
 from medsa.evaluation.asking import Protocol
+from medsa.evaluation.evaluate import summary
 from medsa.evaluation.forgetting import DrawnAbdomen
+from medsa.evaluation.page import span
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter
 from medsa.training.model_card import write_model_card
@@ -61,7 +63,7 @@ def test_figures_are_added_to_the_versions_model_card(data, tmp_path, capsys) ->
     assert "`medsa evaluate --slices 1 --seeds 1` on 2 cases:" in text
 
 
-def test_a_study_without_any_object_is_passed_over(data, tmp_path) -> None:
+def test_a_study_without_any_object_is_passed_over_and_told(data, tmp_path, capsys) -> None:
     assert run(data, tmp_path / "without.json", *WORDS) == 0
     more = tmp_path / "set"
     shutil.copytree(data, more)
@@ -73,6 +75,44 @@ def test_a_study_without_any_object_is_passed_over(data, tmp_path) -> None:
     assert run(more, tmp_path / "with.json", *WORDS) == 0
     found = [json.loads((tmp_path / name).read_text()) for name in ("without.json", "with.json")]
     assert found[0]["summary"] == found[1]["summary"]
+    assert [one["protocol"]["without"] for one in found] == [0, 1]
+    assert "1 of 3 cases have no object that is large enough" in capsys.readouterr().out
+
+
+def test_where_nothing_was_found_a_corrected_label_is_measured(data, tmp_path, capsys) -> None:
+    more, out = tmp_path / "set", tmp_path / "out.json"
+    shutil.copytree(data, more)
+    for path in (more / "labels").iterdir():
+        nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), nibabel.load(path).affine), path)
+    assert run(more, out, *WORDS) == 2
+    assert "no case holds an object" in capsys.readouterr().err
+    shutil.copytree(data / "labels", more / "labels", dirs_exist_ok=True)
+    assert run(more, out, *WORDS) == 0
+
+
+def _entries(values: dict[tuple[int, str], list[float]]) -> list[dict]:
+    return [
+        {"patient": patient, "label": label, "numbers": {}, "prompts": {"box": {"dice": value}}}
+        for (patient, label), found in values.items()
+        for value in found
+    ]
+
+
+def test_a_rare_label_counts_as_much_as_another() -> None:
+    entries = _entries({(n, "liver"): [0.9] * 8 for n in range(4)} | {(0, "adrenal gland"): [0.3]})
+    dice = summary(entries)["box"]["dice"]
+    assert dice["mean"] == pytest.approx(0.6)
+    assert (dice["n"], dice["patients"]) == (33, 4)
+    assert dice["low"] <= 0.6 <= dice["high"] <= 0.9
+    renamed = [{**entry, "patient": 3 - entry["patient"]} for entry in entries]
+    assert summary(renamed[::-1]) == summary(entries)
+
+
+def test_one_patient_has_no_interval() -> None:
+    dice = summary(_entries({(0, "liver"): [0.9, 0.7]}))["box"]["dice"]
+    assert (dice["mean"], dice["low"], dice["high"]) == pytest.approx((0.8, 0.8, 0.8))
+    assert span(dice) == "–"
+    assert span({**dice, "patients": 2}) == "0.800 to 0.800"
 
 
 def test_controls_are_the_same_prompts_of_other_models_and_on_other_things(

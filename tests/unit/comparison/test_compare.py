@@ -18,6 +18,7 @@ from medsa.comparison.compare import Comparison, Data
 from medsa.comparison.plan import Plan
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
 from medsa.evaluation.evaluate import summary
+from medsa.evaluation.page import span
 from medsa.sam import Sam
 from medsa.training.length import Length
 
@@ -134,6 +135,14 @@ def test_what_was_trained_otherwise_is_not_measured_as_another_one(tmp_path) -> 
     assert not (tmp_path / "lora/result.json").exists()
     with pytest.raises(BadInputError, match="trained otherwise"):
         comparison(tmp_path, low_rank(4)).go()
+    path = tmp_path / "lora/trained.json"
+    trained = path.read_text()
+    path.write_text(
+        trained.replace('"paper": "', '"paper": "an earlier ')
+    )  # of before a method's file changed
+    with pytest.raises(BadInputError, match="trained otherwise"):
+        comparison(tmp_path, low_rank(2)).go()
+    path.write_text(trained)
     assert comparison(tmp_path, low_rank(2)).go()[0].steps == 2
 
 
@@ -177,7 +186,7 @@ def test_each_seeds_card_has_its_own_figures_and_stays(tmp_path) -> None:
     cards = [made.candidate(result.entrant, result.seed) / "model_card.md" for result in results]
     for card, result in zip(cards, results, strict=True):
         dice = next(iter(summary(result.entries).values()))["dice"]
-        assert f"| {dice['mean']:.3f} | {dice['low']:.3f} to {dice['high']:.3f} | 4 |" in card.read_text()
+        assert f"| {dice['mean']:.3f} | {span(dice)} | 4 |" in card.read_text()
         assert ("after a shared warm start" in card.read_text()) is (result.entrant.name == "decoder_only")
         card.write_text(card.read_text() + "more")
     write_cards(made, results)
@@ -190,8 +199,13 @@ def test_a_folder_of_another_comparison_is_left_alone(tmp_path) -> None:
     with pytest.raises(BadInputError, match="other budget"):
         comparison(tmp_path, content | {"budget": {"steps": 3}})
     path = tmp_path / "plan.json"
-    earlier = json.loads(path.read_text())
-    del earlier["image_size"], earlier["asked"]["slabs"]
+    known = json.loads(path.read_text())
+    for name, value in (("files", "of others"), ("window", "lung"), ("settings' values", {"rate": 1})):
+        path.write_text(json.dumps(known | {name: value}))
+        with pytest.raises(BadInputError, match=f"other {name}"):
+            comparison(tmp_path, content)
+    earlier = known
+    del earlier["image_size"], earlier["asked"]["slabs"], earlier["files"]
     path.write_text(json.dumps(earlier))
     comparison(tmp_path, content)  # of before there were these
     changed = {"name": "SAM", "method": "decoder_only"}

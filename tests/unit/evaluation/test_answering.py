@@ -94,6 +94,22 @@ def test_clicks_are_deep_or_anywhere_in_what_is_wrong() -> None:
         assert all(target.truth[int(i), int(j)] for i, j in clicked)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "questions", "numbers"),
+    [("1", 1, set()), ("1,3", 3, set()), ("1,10", 10, {"auc"}), ("noc", 10, {"auc", "noc85", "noc90"})],
+)
+def test_no_click_is_made_that_nobody_asked_for(prompts: str, questions: int, numbers: set[str]) -> None:
+    target, asked, found = targets()[0], [], Answers()
+
+    def nothing(asks):
+        asked.extend(asks)
+        return [Reply(np.zeros_like(target.truth), 0.0) for _ in asks]
+
+    hold(dialogues(target, Protocol.of(prompts), [5], found), nothing)
+    assert len(asked) == questions
+    assert set(found.numbers) == numbers
+
+
 def test_afresh_the_model_is_not_shown_its_mask(monkeypatch) -> None:
     segmenter = Segmenter(small_sam("vit"))
     shown = []
