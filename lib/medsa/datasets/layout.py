@@ -114,12 +114,11 @@ def _decathlon(dataset: Dataset, folder: Path) -> list[StoredCase]:
     modality = json.loads((folder / "dataset.json").read_text("utf-8")).get("modality", {})
     said = str(modality.get(str(dataset.channel), "")) if isinstance(modality, dict) else ""
     kind = "CT" if said.upper() == "CT" else "MR" if said else ""
-    named = [" ".join(cases[0].names.values()).casefold(), *([kind] if kind else [])]
-    expected = [next(iter(dataset.names.values()), ""), *([dataset.modality or kind] if kind else [])]
-    if expected[0].casefold() not in named[0] or expected[1:] != named[1:]:
+    names, first = ", ".join(cases[0].names.values()), next(iter(dataset.names.values()), "")
+    if first.casefold() not in names.casefold() or (dataset.modality and kind not in ("", dataset.modality)):
         raise BadInputError(
-            f"'{folder}' is another data set: expected {' in '.join(expected)}, "
-            f"found {', '.join(cases[0].names.values())}{f' in {kind}' if kind else ''}"
+            f"'{folder}' is another data set: expected {first} in {dataset.modality}, found {names}"
+            + (f" in {kind}" if kind else "")
         )
     return [
         StoredCase(
