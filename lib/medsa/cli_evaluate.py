@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsa.cli_datasets import add_options, studies
+from medsa.cli_datasets import add_options, named, studies
 from medsa.cli_interrupt import interrupted
 from medsa.errors import BadInputError
 
@@ -152,7 +152,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     from medsa.evaluation.unasked import UNASKED
     from medsa.files import write_atomically
     from medsa.training.cases import fingerprint
-    from medsa.training.cases import wanted as named
 
     cases, window = studies(args.data, args.dataset, args.split, "test")
     if not args.taught:
@@ -383,8 +382,8 @@ def _add_to_card(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
 
 def _print(figures: Mapping[str, Any]) -> None:
     from medsa.cli_table import print_table
+    from medsa.evaluation.evaluate import span
     from medsa.evaluation.metrics import METRICS
-    from medsa.evaluation.page import span
 
     prompts = {name: values for name, values in figures["summary"].items() if name != "numbers"}
     rows = [

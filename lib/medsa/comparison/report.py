@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from medsa.comparison.figures import AVERAGE, Figures, prompts_of
+from medsa.evaluation.evaluate import span
 from medsa.evaluation.metrics import METRICS
-from medsa.evaluation.page import NAMES, PIXELS, STYLE, span
+from medsa.evaluation.page import NAMES, PIXELS, STYLE
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,11 @@ def by_label(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, dict[str
     return {label: summary([entry for entry in entries if entry["label"] == label]) for label in labels}
 
 
+def span(value: Mapping[str, float]) -> str:
+    """The interval of a mean; of one patient there is none."""
+    return "–" if value.get("patients") == 1 else f"{value['low']:.3f} to {value['high']:.3f}"
+
+
 def milliseconds(entries: Sequence[Entry]) -> dict[str, float]:
     """Median time of an answer by prompt; "encode" is that of a slice's encoding, which comes before."""
     prompts = list(dict.fromkeys(name for entry in entries for name in entry["ms"]))

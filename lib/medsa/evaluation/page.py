@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from medsa.evaluation.evaluate import span
 from medsa.evaluation.metrics import METRICS
 from medsa.evaluation.unasked import UNASKED
 
@@ -68,11 +69,6 @@ def _summary(summary: Mapping[str, Any]) -> str:
 
 def _cell(value: Mapping[str, float]) -> str:
     return f"{value['mean']:.3f} <small>{span(value)}</small>"
-
-
-def span(value: Mapping[str, float]) -> str:
-    """The interval of a mean; of one patient there is none."""
-    return "–" if value.get("patients") == 1 else f"{value['low']:.3f} to {value['high']:.3f}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -193,10 +193,10 @@ def fingerprint(cases: Iterable[Case]) -> str:
         try:
             with case.label.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+            files = case.image.rglob("*") if case.image.is_dir() else [case.image]
+            digest.update(f"{sum(path.stat().st_size for path in files if path.is_file())} ".encode())
         except OSError as error:
-            raise UnreadableImageError(f"{case.label.name}: the label cannot be read") from error
-        files = case.image.rglob("*") if case.image.is_dir() else [case.image]
-        digest.update(f"{sum(path.stat().st_size for path in files)} ".encode())
+            raise UnreadableImageError(f"{case.label.name}: it or its image cannot be read") from error
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from medsa.adapters.state import TENSORS, Card, read_card
 from medsa.config import config_names
 from medsa.errors import BadInputError, NotFoundError
-from medsa.evaluation.page import span
+from medsa.evaluation.evaluate import span
 from medsa.evaluation.protocol import Case
 from medsa.files import write_atomically
 from medsa.sam import read_backbone

@@ -43,7 +43,9 @@ class Settings(BaseModel):
     validation_items: int = Field(24, gt=0)
     slices: int = Field(16, gt=0, description="slices of each label of a study, at most")
     pictures: int = Field(800, gt=0, description="slices whose embeddings are kept on disk, at most")
-    empty: float = Field(0.03, ge=0, lt=1, description="slices without the object, as a part of the others")
+    empty: float = Field(
+        0.03, ge=0, lt=1, description="slices without the object, as a part of the other pictures"
+    )
     checkpoint_steps: int = Field(100, gt=0)
     coarse: float = Field(
         0.0, ge=0, le=1, description="the first part of a run, on embeddings or pictures of half the side"

@@ -16,9 +16,8 @@ from medsa.adapters.inject import adapt
 from medsa.adapters.state import save_adapter
 from medsa.errors import BadInputError
 from medsa.evaluation.asking import Protocol
-from medsa.evaluation.evaluate import summary
+from medsa.evaluation.evaluate import span, summary
 from medsa.evaluation.forgetting import DrawnAbdomen
-from medsa.evaluation.page import span
 from medsa.sam import build_sam
 from medsa.segmenter import Segmenter
 from medsa.training.model_card import write_model_card

@@ -17,8 +17,7 @@ from medsa.comparison.cards import write_cards
 from medsa.comparison.compare import Comparison, Data
 from medsa.comparison.plan import Plan
 from medsa.errors import BadInputError, CancelledError, ConfigurationError
-from medsa.evaluation.evaluate import summary
-from medsa.evaluation.page import span
+from medsa.evaluation.evaluate import span, summary
 from medsa.sam import Sam
 from medsa.training.length import Length
 
