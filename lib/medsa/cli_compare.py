@@ -24,9 +24,9 @@ COMPARE = """\
 Train and measure several methods under one budget, on the same patients, and write one report.
 
 CONFIG says which methods, how long each may train, what is asked, and what a paper found; configs/experiments
-holds the protocols of the papers. Everything is kept in DIR: the same command goes on where it was stopped.
-The report is DIR/report.md, .json and .html; the page shows slices of patients: do not give it on, or make it
-with --no-overlays.
+holds the protocols of the papers. Everything is kept in one folder: the same command goes on where it was
+stopped. The report is its report.md, .json and .html; the page shows slices of patients: do not give it on,
+or make it with --no-overlays.
 """
 
 EXAMPLES = """\
@@ -53,7 +53,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="NAME",
         help="what DIR is a download of, or none (default: what CONFIG says; see `medsa datasets`)",
     )
-    compare.add_argument("--output", type=Path, required=True, metavar="DIR", help="for all that is kept")
+    compare.add_argument(
+        "--output", type=Path, metavar="DIR", help="for all that is kept (default: runs/CONFIG)"
+    )
     compare.add_argument("--no-overlays", action="store_true", help="no slice of a patient in the page")
     other = compare.add_argument_group("instead of what CONFIG says")
     other.add_argument("--backbone", metavar="NAME", help="for all, see `medsa backbones`")
@@ -73,6 +75,7 @@ def _compare(args: argparse.Namespace) -> None:
     from medsa.comparison.plan import read_plan
 
     plan = _changed(read_plan(args.config), args)
+    args.output = args.output or Path("runs", args.config.stem)
     if args.output.exists() and not args.output.is_dir():
         raise BadInputError(f"'{args.output}' is a file: --output names a folder")
 

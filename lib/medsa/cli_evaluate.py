@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from medsa.cli_datasets import add_options, named, studies
@@ -30,7 +32,8 @@ the tight one. noc: clicks needed for Dice 0.85 and 0.9, failures counted at the
 a click far away, which should not give the object; off is the same without the adapter; forgetting is a set
 that no adapter was taught. Patients whose studies taught --adapter are left out, as long as it lies in its
 run's folder. A version without prompts (ma_sam) is measured on the same objects, unasked: the
-prompt "none". The record beside FILE grows: the same command goes on where it was stopped.
+prompt "none". The record beside FILE grows: the same command goes on where it was stopped; without
+--json and --html the table is all, and there is nothing to go on with.
 """
 
 EXAMPLES = """\
@@ -59,7 +62,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("data", metavar="DATA", type=Path)
-    evaluate.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the figures go")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
     evaluate.add_argument("--html", type=Path, metavar="FILE", help="the same as a page to look at")
     evaluate.add_argument(
         "--card", metavar="TITLE", help="add Dice to the model card of --adapter, under this title"
@@ -140,14 +143,14 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.card is not None:
         _check_card(args)
     check_window(args.window or "auto")
-    check_output(args.json, (".json",))
-    if args.html:
-        check_output(args.html, (".html",))
+    for path, ending in ((args.json, ".json"), (args.html, ".html")):
+        if path:
+            check_output(path, (ending,))
 
     from tqdm import tqdm
 
     from medsa.errors import CancelledError
-    from medsa.evaluation.evaluate import Wanted
+    from medsa.evaluation.evaluate import Wanted, figures_of
     from medsa.evaluation.page import page
     from medsa.evaluation.unasked import UNASKED
     from medsa.files import write_atomically
@@ -172,12 +175,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         protocol, {}, args.seeds, slices, labels, window, not args.unnamed, args.pixels, fingerprint(cases)
     )
     unasked = _takes_no_prompts(args)
-    record = args.json.with_name(f".{args.json.name}.record")
-    with tqdm(total=len(cases), unit="case", leave=False, disable=None) as bar:
+    kept = args.json or args.html
+    with ExitStack() as stack:
+        folder = kept.parent if kept else Path(stack.enter_context(TemporaryDirectory()))
+        record = folder / f".{kept.name if kept else 'figures'}.record"
+        bar = stack.enter_context(tqdm(total=len(cases), unit="case", leave=False, disable=None))
 
         def progress(done: int, most: int) -> None:
             if interrupted():
-                raise CancelledError(f"stopped after {done} of {most} cases: the same command goes on")
+                goes_on = ": the same command goes on" if kept else ""
+                raise CancelledError(f"stopped after {done} of {most} cases{goes_on}")
             bar.total = most
             bar.update(done - bar.n)
 
@@ -185,7 +192,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         model, entries = measure(args, cases, wanted, record, progress, controls)
     measured = {entry["case"] for entry in entries if "control" not in entry}
     if not measured:
-        record.unlink()
+        record.unlink(missing_ok=True)
         raise BadInputError("no case holds an object of these labels that is large enough to be asked for")
     figures = {
         "model": model,
@@ -210,18 +217,21 @@ def _evaluate(args: argparse.Namespace) -> None:
             "taught": args.taught,
             "window": window,
         },
-        **_figures(entries),
+        **figures_of(entries),
     }
-    write_atomically(args.json, json.dumps(figures, indent=1).encode())
-    if args.html:
-        write_atomically(args.html, page(figures).encode())
+    written = []
+    for path, content in ((args.json, json.dumps(figures, indent=1)), (args.html, page(figures))):
+        if path:
+            write_atomically(path, content.encode())
+            written.append(str(path))
     if args.card is not None:
         _add_to_card(args, figures)
-    record.unlink()
+    record.unlink(missing_ok=True)
     _print(figures)
     if without := figures["protocol"]["without"]:
         print(f"{without} of {len(cases)} cases have no object that is large enough to be asked for")
-    print(f"wrote {args.json}{f' and {args.html}' if args.html else ''}")
+    if written:
+        print(f"wrote {' and '.join(written)}")
 
 
 def _measured(
@@ -337,22 +347,6 @@ def _others(segmenter: Segmenter, args: argparse.Namespace, controls: Sequence[s
             wrong.accelerate()
         found["wrong"] = segmenter.beside(wrong)
     return found
-
-
-def _figures(entries: Sequence[Entry]) -> dict[str, Any]:
-    """What the report says of the entries, those of controls apart."""
-    from medsa.evaluation.evaluate import by_label, milliseconds, summary
-
-    main = [entry for entry in entries if "control" not in entry]
-    found = {
-        "summary": summary(main),
-        "labels": by_label(main),
-        "cases": [{name: value for name, value in entry.items() if name != "ms"} for entry in main],
-        "milliseconds": milliseconds(main),
-    }
-    names = dict.fromkeys(entry["control"] for entry in entries if "control" in entry)
-    controls = {name: summary([entry for entry in entries if entry.get("control") == name]) for name in names}
-    return {**found, "controls": controls} if controls else found
 
 
 def _check_card(args: argparse.Namespace) -> None:

@@ -247,6 +247,20 @@ def summary(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
+def figures_of(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What a report says of the entries, and apart from them of each control's."""
+    main = [entry for entry in entries if "control" not in entry]
+    found = {
+        "summary": summary(main),
+        "labels": by_label(main),
+        "cases": [{name: value for name, value in entry.items() if name != "ms"} for entry in main],
+        "milliseconds": milliseconds(main),
+    }
+    names = dict.fromkeys(entry["control"] for entry in entries if "control" in entry)
+    controls = {name: summary([entry for entry in entries if entry.get("control") == name]) for name in names}
+    return {**found, "controls": controls} if controls else found
+
+
 def by_label(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """`summary` of each label."""
     labels = sorted({entry["label"] for entry in entries})

@@ -9,6 +9,7 @@ from tests.unit.cli_evaluate.conftest import WORDS, run
 
 from medsa.adapters.inject import adapt
 from medsa.adapters.state import save_adapter
+from medsa.cli import main
 from medsa.evaluation import evaluate as module
 from medsa.sam import build_sam
 from medsa.training.cases import read_cases
@@ -69,6 +70,23 @@ def test_a_stopped_evaluation_goes_on_where_it_was(data, tmp_path, monkeypatch) 
     assert len(measured) == 1
     assert json.loads(out.read_text())["cases"] == json.loads(whole.read_text())["cases"]
     assert not record.exists()
+
+
+def test_figures_that_nobody_wants_kept_are_only_printed(data, tmp_path, monkeypatch, capsys) -> None:
+    temporary, here = tmp_path / "temporary", tmp_path / "here"
+    for folder in (temporary, here):
+        folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.chdir(here)
+    words = ["evaluate", str(data), "--prompts", "box", "--slices", "1"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "box" in printed
+    assert "wrote" not in printed
+    assert set(tmp_path.rglob("*")) == {temporary, here}
+    assert main([*words, "--html", "page.html"]) == 0
+    assert "wrote page.html" in capsys.readouterr().out
+    assert [path.name for path in here.iterdir()] == ["page.html"]
 
 
 def test_a_downloaded_data_set_is_measured_on_its_official_test_split(tmp_path, capsys) -> None:

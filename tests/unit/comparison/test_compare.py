@@ -286,8 +286,9 @@ def test_the_command_writes_a_report_of_its_own_that_names_nobody(
     others = {"nnUNet": {"none": {"average": 0.8}}}
     entrants = [{"method": "decoder_only", "paper": {"box": {"average": {"iou": 0.7}}}}, "unet"]
     plan.write_text(json.dumps(CONTENT | {"entrants": entrants, "others": others, "seeds": 2}))
-    out = tmp_path / "runs" / "out"
-    words = ["compare", str(plan), "--data", str(folder), "--output", str(out), "--steps", "1"]
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "runs" / "plan"
+    words = ["compare", str(plan), "--data", str(folder), "--steps", "1"]
     assert main(words) == 0
     printed = capsys.readouterr()
     assert "decoder_only" in printed.out
