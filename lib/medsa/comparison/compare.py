@@ -185,7 +185,7 @@ class Comparison:
             entrant.read(),
             self.data.labels,
             self.plan.length_of(entrant, self._took(entrant)),
-            _settings(self.plan),
+            entrant.changed(_settings(self.plan)),
             self._start(entrant),
             seed,
             self.data.window,
@@ -291,7 +291,8 @@ def _spec(entrant: Entrant) -> dict[str, Any]:
 
 def _check_same(known: Mapping[str, Any] | None, spec: Mapping[str, Any], place: Path) -> None:
     """Raise `BadInputError` where what is `known` of a run says otherwise; older ones say less."""
-    if any((known or {}).get(name, value) != value for name, value in spec.items()):
+    said = {"settings": {}} | dict(known or {})  # before entrants had any, they had none of their own
+    if any(said.get(name, value) != value for name, value in spec.items()):
         raise BadInputError(
             f"'{place.name}' was trained otherwise: give the entrant another name, or remove {place}"
         )

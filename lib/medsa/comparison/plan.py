@@ -16,6 +16,7 @@ from medsa.config import config_names, explain
 from medsa.errors import ConfigurationError, NotFoundError
 from medsa.evaluation.asking import Protocol
 from medsa.training.length import Length
+from medsa.training.settings import Settings
 
 
 class _Data(BaseModel):
@@ -100,15 +101,16 @@ Figures = dict[str, dict[str, Measured]]
 class Entrant(_Data):
     """One line of the table: a method, and what is special about it here.
 
-    `method` is a name of configs/methods; `change` replaces fields of it, as they stand in its file.
-    `backbone` stands for the plan's. `start`: "warm" is the plan's warm start if it has one, else the plan's
-    `start`; those without prompts begin on the backbone. `train` false leaves it as it starts. `paper` is
-    what the paper says of it.
+    `method` is a name of configs/methods; `change` replaces fields of it, as they stand in its file, and
+    `settings` fields of the plan's settings. `backbone` stands for the plan's. `start`: "warm" is the plan's
+    warm start if it has one, else the plan's `start`; those without prompts begin on the backbone. `train`
+    false leaves it as it starts. `paper` is what the paper says of it.
     """
 
     name: str = Field(pattern=r"^[^/\\]+$", max_length=60)
     method: str
     change: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
     backbone: str | None = None
     start: Literal["warm", "starter", "none"] = "warm"
     train: bool = True
@@ -127,6 +129,7 @@ class Entrant(_Data):
         if self.backbone is not None:
             _backbone(self.backbone)
         self.read()
+        self.changed(Settings(name="", title=""))
         if self.promptless and not self.train:
             raise ValueError(f"{self.method} without training knows no label: leave train out")
         return self
@@ -143,6 +146,13 @@ class Entrant(_Data):
             return Method.model_validate(_merged(method.model_dump(), self.change))
         except ValidationError as error:
             raise ValueError(f"change: {explain(error)}") from None
+
+    def changed(self, settings: Settings) -> Settings:
+        """The plan's settings with the entrant's changes; raises `ValueError` for what is none."""
+        try:
+            return Settings.model_validate(_merged(settings.model_dump(), self.settings))
+        except ValidationError as error:
+            raise ValueError(f"settings: {explain(error)}") from None
 
     @property
     def slug(self) -> str:

@@ -73,7 +73,7 @@ class Loop(ABC):
     """One run in `folder`: `parameters` learn for `length`, in epochs of about `epoch` steps.
 
     Every random choice comes from (seed, step), so that a run that was killed and resumed goes on as if it
-    never had been. Parameters called `own.` learn at the settings' `rate`, the others at `adapter_rate`.
+    never had been. Each parameter learns at its `rate_of`.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Loop(ABC):
         self.parameters, self.settings, self.folder = parameters, settings, folder
         self.length, self.seed = length, seed
         self.epoch_length = settings.accumulate * max(1, epoch // settings.accumulate)
+        peaks = {name: self.rate_of(name) for name in parameters}
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": found, "peak": rate}
-                for copied, rate in ((True, settings.rate), (False, settings.adapter_rate))
-                if (found := [p for name, p in parameters.items() if name.startswith("own.") is copied])
+                {"params": [p for name, p in parameters.items() if peaks[name] == peak], "peak": peak}
+                for peak in dict.fromkeys(peaks.values())
             ],
             lr=0.0, weight_decay=settings.weight_decay, foreach=True,
         )  # fmt: skip
@@ -107,6 +107,10 @@ class Loop(ABC):
         self.state = _State()
         self.stop, self.report, self.tensorboard, self.mlflow = stop, report, tensorboard, mlflow
         self._stopped = False
+
+    def rate_of(self, name: str) -> float:
+        """The highest rate of a parameter: copies of the base's parts are called `own.`, the rest is new."""
+        return self.settings.rate if name.startswith("own.") else self.settings.head_rate
 
     @abstractmethod
     def learn(self, step: int, rng: np.random.Generator) -> float:

@@ -145,6 +145,29 @@ def test_what_was_trained_otherwise_is_not_measured_as_another_one(tmp_path) -> 
     assert comparison(tmp_path, low_rank(2)).go()[0].steps == 2
 
 
+def test_an_entrant_may_have_settings_of_its_own(tmp_path) -> None:
+    def entrants(**settings: float) -> dict:
+        return CONTENT | {
+            "entrants": ["gl_med_sa", {"name": "fast", "method": "gl_med_sa", "settings": settings}]
+        }
+
+    slow, fast = comparison(tmp_path, entrants(adapter_rate=0.1)).go()
+    rates = [json.loads((tmp_path / name / "config.json").read_text())["settings"]["adapter_rate"]
+             for name in ("gl-med-sa", "fast")]  # fmt: skip
+    assert rates == [3e-3, 0.1]
+    assert slow.entries != fast.entries
+    with pytest.raises(BadInputError, match="trained otherwise"):
+        comparison(tmp_path, entrants(adapter_rate=0.2)).go()
+    for name in ("trained.json", "result.json"):  # as they were before entrants had settings
+        path = tmp_path / "fast" / name
+        known = json.loads(path.read_text())
+        del known["spec"]["settings"]
+        path.write_text(json.dumps(known))
+    with pytest.raises(BadInputError, match="trained otherwise"):
+        comparison(tmp_path, entrants(adapter_rate=0.1)).go()
+    assert comparison(tmp_path, entrants()).go()[1].steps == 2
+
+
 def test_a_change_of_the_warm_starts_own_method_is_made(tmp_path) -> None:
     changed = {"method": "decoder_prompt", "change": {"trains": ["prompt_encoder.point_embeddings"]}}
     comparison(tmp_path, CONTENT | {"warm_start": {"steps": 1}, "entrants": [changed]}).go()
@@ -351,6 +374,7 @@ def test_splits_that_are_no_train_and_test_are_taken_together(tmp_path, monkeypa
         ("{title: x, budget: {minutes: 1}, entrants: [sam], backbone: x}", (), "unknown backbone"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam], asked: {prompts: 1;2}}", (), "unknown prompt"),
         ("{title: x, budget: {minutes: 1}, entrants: [{method: ma_sam, change: {dept: 3}}]}", (), "dept"),
+        ("{title: x, budget: {minutes: 1}, entrants: [{method: lora, settings: {rat: 3}}]}", (), "rat"),
         ("{title: x, budget: {steps: 1}, entrants: [sam], warm_start: {steps: 1, method: msa}}", (), "place"),
         ("{title: x, budget: {steps: 1}, entrants: [{method: unet, train: false}]}", (), "knows no label"),
         ("{title: x, budget: {minutes: 1}, entrants: [sam]}", ("--steps", "0"), "greater than 0"),

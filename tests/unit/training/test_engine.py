@@ -13,7 +13,7 @@ import torch
 from tests.unit.adapters.conftest import one_thread, small_sam
 
 from medsa.adapters.inject import adapt
-from medsa.adapters.method import EncoderAdapters, Method
+from medsa.adapters.method import EncoderAdapters, Method, Refinement
 from medsa.data.volume import Volume
 from medsa.errors import WeightsError
 from medsa.prompts.mixture import PromptMixture
@@ -283,14 +283,22 @@ def test_a_picture_is_encoded_once_for_all_that_is_asked_on_it(tmp_path: Path) -
     assert torch.equal(alone[0], alone[2])
 
 
-def test_what_starts_from_nothing_learns_at_a_rate_of_its_own(tmp_path: Path) -> None:
+def test_copies_adapters_and_what_else_is_new_learn_at_rates_of_their_own(tmp_path: Path) -> None:
     both = ENCODER.model_copy(
-        update={"trains": ("mask_decoder",), "depth": 1, "encoder": EncoderAdapters(mlp=True)}
+        update={
+            "trains": ("mask_decoder",),
+            "depth": 1,
+            "encoder": EncoderAdapters(mlp=True),
+            "refiner": Refinement(),
+        }
     )
-    learning = run(tmp_path, method=both, settings=settings(rate=1e-4, adapter_rate=1e-2))
-    rates = {id(p): group["peak"] for group in learning.optimizer.param_groups for p in group["params"]}
+    rates = settings(rate=1e-4, adapter_rate=1e-2, head_rate=1e-3)
+    learning = run(tmp_path, method=both, settings=rates)
+    peaks = {id(p): group["peak"] for group in learning.optimizer.param_groups for p in group["params"]}
+    by_kind = {"own": 1e-4, "encoder": 1e-2, "decoder": 1e-2, "refiner": 1e-3}
+    assert {name.split(".")[0] for name in learning.parameters} == set(by_kind)
     for name, parameter in learning.parameters.items():
-        assert rates[id(parameter)] == (1e-4 if name.startswith("own.") else 1e-2)
+        assert peaks[id(parameter)] == by_kind[name.split(".")[0]]
 
 
 def trails(sam: Sam, count: int, seed: int = 0, depth: int = 1) -> list[Item]:
