@@ -30,8 +30,6 @@ from medsa.training.validation import along_trails, by_prompt
 EMBEDDINGS = "embeddings"
 ENCODER = ("encoder.", "own.image_encoder.")
 """What names of parameters of the image encoder begin with."""
-ADAPTERS = ("encoder.", "decoder.")
-"""What names of adapters' parameters begin with."""
 TOGETHER = 4
 """Slices that go through the image encoder at a time."""
 
@@ -75,10 +73,6 @@ class Run(Loop):
         if outcome.finished and self.store is not None:
             self.store.remove()
         return outcome
-
-    def rate_of(self, name: str) -> float:
-        """As `Loop.rate_of`, but that adapters have a rate of their own."""
-        return self.settings.adapter_rate if name.startswith(ADAPTERS) else super().rate_of(name)
 
     def learn(self, step: int, rng: np.random.Generator) -> float:
         """Clicks on the items of a step, or an object followed through its slices."""

@@ -20,6 +20,8 @@ from medsa.training.history import History, Row
 from medsa.training.length import Length
 from medsa.training.settings import Settings, rate_at
 
+ADAPTERS = ("encoder.encoder_", "decoder.")
+"""What names of bottleneck adapters' parameters begin with."""
 CHECKPOINT, BEST = "checkpoint/state.safetensors", "checkpoint/best.safetensors"
 
 
@@ -73,7 +75,7 @@ class Loop(ABC):
     """One run in `folder`: `parameters` learn for `length`, in epochs of about `epoch` steps.
 
     Every random choice comes from (seed, step), so that a run that was killed and resumed goes on as if it
-    never had been. Each parameter learns at its `rate_of`.
+    never had been.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Loop(ABC):
         self.parameters, self.settings, self.folder = parameters, settings, folder
         self.length, self.seed = length, seed
         self.epoch_length = settings.accumulate * max(1, epoch // settings.accumulate)
-        peaks = {name: self.rate_of(name) for name in parameters}
+        peaks = {name: self._rate(name) for name in parameters}
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": [p for name, p in parameters.items() if peaks[name] == peak], "peak": peak}
@@ -107,10 +109,6 @@ class Loop(ABC):
         self.state = _State()
         self.stop, self.report, self.tensorboard, self.mlflow = stop, report, tensorboard, mlflow
         self._stopped = False
-
-    def rate_of(self, name: str) -> float:
-        """The highest rate of a parameter: copies of the base's parts are called `own.`, the rest is new."""
-        return self.settings.rate if name.startswith("own.") else self.settings.head_rate
 
     @abstractmethod
     def learn(self, step: int, rng: np.random.Generator) -> float:
@@ -152,6 +150,13 @@ class Loop(ABC):
         rounds = {place // count for place in places}
         orders = {n: np.random.default_rng((self.seed, 1, n)).permutation(count) for n in rounds}
         return [int(orders[place // count][place % count]) for place in places]
+
+    def _rate(self, name: str) -> float:
+        """The highest rate of a parameter; names say where it belongs."""
+        settings = self.settings
+        if name.startswith(ADAPTERS):
+            return settings.adapter_rate
+        return settings.rate if name.startswith("own.") else settings.new_rate
 
     def _ended(self) -> bool:
         return self.part() >= 1 or self.state.since >= self.settings.patience

@@ -13,7 +13,7 @@ import torch
 from tests.unit.adapters.conftest import one_thread, small_sam
 
 from medsa.adapters.inject import adapt
-from medsa.adapters.method import EncoderAdapters, Method, Refinement
+from medsa.adapters.method import EncoderAdapters, LowRank, Method, Refinement
 from medsa.data.volume import Volume
 from medsa.errors import WeightsError
 from medsa.prompts.mixture import PromptMixture
@@ -288,17 +288,25 @@ def test_copies_adapters_and_what_else_is_new_learn_at_rates_of_their_own(tmp_pa
         update={
             "trains": ("mask_decoder",),
             "depth": 1,
-            "encoder": EncoderAdapters(mlp=True),
+            "encoder": EncoderAdapters(mlp=True, low_rank=LowRank(kind="lora", rank=2)),
             "refiner": Refinement(),
         }
     )
-    rates = settings(rate=1e-4, adapter_rate=1e-2, head_rate=1e-3)
+    rates = settings(rate=1e-4, adapter_rate=1e-2, new_rate=1e-3)
     learning = run(tmp_path, method=both, settings=rates)
     peaks = {id(p): group["peak"] for group in learning.optimizer.param_groups for p in group["params"]}
-    by_kind = {"own": 1e-4, "encoder": 1e-2, "decoder": 1e-2, "refiner": 1e-3}
-    assert {name.split(".")[0] for name in learning.parameters} == set(by_kind)
+    kinds = {
+        "own.": 1e-4,
+        "encoder.encoder_mlp": 1e-2,
+        "encoder.fact": 1e-3,
+        "decoder.": 1e-2,
+        "refiner.": 1e-3,
+    }
+    found = dict[str, float]()
     for name, parameter in learning.parameters.items():
-        assert peaks[id(parameter)] == by_kind[name.split(".")[0]]
+        kind = next(kind for kind in kinds if name.startswith(kind))
+        assert found.setdefault(kind, peaks[id(parameter)]) == peaks[id(parameter)]
+    assert found == kinds
 
 
 def trails(sam: Sam, count: int, seed: int = 0, depth: int = 1) -> list[Item]:
