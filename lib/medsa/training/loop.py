@@ -20,8 +20,6 @@ from medsa.training.history import History, Row
 from medsa.training.length import Length
 from medsa.training.settings import Settings, rate_at
 
-ADAPTERS = ("encoder.encoder_", "decoder.")
-"""What names of bottleneck adapters' parameters begin with."""
 CHECKPOINT, BEST = "checkpoint/state.safetensors", "checkpoint/best.safetensors"
 
 
@@ -75,7 +73,7 @@ class Loop(ABC):
     """One run in `folder`: `parameters` learn for `length`, in epochs of about `epoch` steps.
 
     Every random choice comes from (seed, step), so that a run that was killed and resumed goes on as if it
-    never had been.
+    never had been. Parameters called `own.` learn at the settings' `rate`, the others at `adapter_rate`.
     """
 
     def __init__(
@@ -96,11 +94,11 @@ class Loop(ABC):
         self.parameters, self.settings, self.folder = parameters, settings, folder
         self.length, self.seed = length, seed
         self.epoch_length = settings.accumulate * max(1, epoch // settings.accumulate)
-        peaks = {name: self._rate(name) for name in parameters}
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": [p for name, p in parameters.items() if peaks[name] == peak], "peak": peak}
-                for peak in dict.fromkeys(peaks.values())
+                {"params": found, "peak": rate}
+                for copied, rate in ((True, settings.rate), (False, settings.adapter_rate))
+                if (found := [p for name, p in parameters.items() if name.startswith("own.") is copied])
             ],
             lr=0.0, weight_decay=settings.weight_decay, foreach=True,
         )  # fmt: skip
@@ -150,13 +148,6 @@ class Loop(ABC):
         rounds = {place // count for place in places}
         orders = {n: np.random.default_rng((self.seed, 1, n)).permutation(count) for n in rounds}
         return [int(orders[place // count][place % count]) for place in places]
-
-    def _rate(self, name: str) -> float:
-        """The highest rate of a parameter; names say where it belongs."""
-        settings = self.settings
-        if name.startswith(ADAPTERS):
-            return settings.adapter_rate
-        return settings.rate if name.startswith("own.") else settings.new_rate
 
     def _ended(self) -> bool:
         return self.part() >= 1 or self.state.since >= self.settings.patience

@@ -17,11 +17,10 @@ class Settings(BaseModel):
 
     A step goes through `batch` items, each with its own prompts; where the encoder learns, items of one
     picture share a step, so that it is encoded once. The optimizer moves every `accumulate` steps. The rate
-    rises over the `warm_up` part of the run and then falls as a cosine: to `rate` for copies of the base's
-    parts, `adapter_rate` for bottleneck adapters, `new_rate` for what else is new (low ranks, volumetric
-    adapters, refiners, heads). What is kept and served are running means of the weights (`ema`). After an
-    epoch, at most `epoch_items` items, so many held-out ones are measured as `validation_items` says;
-    `patience` epochs without a better one end the run.
+    rises over the `warm_up` part of the run and then falls as a cosine; `adapter_rate` is that of what starts
+    from nothing, `rate` that of copies of the base's parts. What is kept and served are running means of the
+    weights (`ema`). After an epoch, at most `epoch_items` items, so many held-out ones are measured as
+    `validation_items` says; `patience` epochs without a better one end the run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,8 +33,7 @@ class Settings(BaseModel):
     batch: int = Field(4, gt=0)
     accumulate: int = Field(1, gt=0)
     rate: float = Field(1e-4, gt=0)
-    adapter_rate: float = Field(3e-3, gt=0)
-    new_rate: float = Field(1e-3, gt=0)
+    adapter_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warm_up: float = Field(0.03, ge=0, lt=1)
     clip: float = Field(1.0, gt=0, description="the most that the gradient's norm may be")

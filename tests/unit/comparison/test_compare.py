@@ -154,7 +154,7 @@ def test_an_entrant_may_have_settings_of_its_own(tmp_path) -> None:
     slow, fast = comparison(tmp_path, entrants(adapter_rate=0.1)).go()
     rates = [json.loads((tmp_path / name / "config.json").read_text())["settings"]["adapter_rate"]
              for name in ("gl-med-sa", "fast")]  # fmt: skip
-    assert rates == [3e-3, 0.1]
+    assert rates == [1e-3, 0.1]
     assert slow.entries != fast.entries
     with pytest.raises(BadInputError, match="trained otherwise"):
         comparison(tmp_path, entrants(adapter_rate=0.2)).go()

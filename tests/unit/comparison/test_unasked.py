@@ -46,7 +46,7 @@ def test_volumes_are_measured_whole_case_by_case_and_gone_on_with(tmp_path: Path
 
 def test_a_unet_learns_and_is_read_again_as_it_was(tmp_path: Path) -> None:
     sam = small_sam("tiny_vit")
-    settings = PLAIN.model_copy(update={"new_rate": 1e-2, "ema": 0.5, "batch": 4})
+    settings = PLAIN.model_copy(update={"adapter_rate": 1e-2, "ema": 0.5, "batch": 4})
     wanted = Request("unet", {1: "near", 2: "far"}, Length(steps=15), settings)
     done = train_classes(sam, CASES[:3], [], tmp_path, wanted)
     known = promptless(sam, done.candidate)

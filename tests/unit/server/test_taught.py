@@ -29,7 +29,7 @@ def automatic(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     """Of a site with one image, no label, and an adapter that was taught liver and spleen."""
     monkeypatch.setenv("MEDSA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("medsa.server.tasks.load_sam", lambda *_, **__: small_sam("tiny_vit"))
-    settings = PLAIN.model_copy(update={"new_rate": 1e-2, "ema": 0.5})
+    settings = PLAIN.model_copy(update={"adapter_rate": 1e-2, "ema": 0.5})
     wanted = Request(request.param, {1: "liver", 2: "spleen"}, Length(steps=60), settings, measured=0)
     done = train_classes(small_sam("tiny_vit"), CASES[:3], [], tmp_path / "run", wanted)
     for name in ("adapters", "images"):

@@ -42,7 +42,7 @@ def test_a_promptless_version_holds_its_labels_in_order_and_is_asked_again(tmp_p
 
 
 def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:
-    settings = PLAIN.model_copy(update={"new_rate": 1e-2, "ema": 0.5})
+    settings = PLAIN.model_copy(update={"adapter_rate": 1e-2, "ema": 0.5})
     wanted = request(length=Length(steps=60), settings=settings, measured=1)
     sam = small_sam("tiny_vit")
     done = train_classes(sam, CASES[:3], CASES[:1], tmp_path, wanted)

@@ -129,7 +129,7 @@ def test_the_labels_are_learnt_as_names_and_further_ones_beside_them(tmp_path: P
 def test_what_a_click_means_is_learnt_from_the_name(tmp_path: Path) -> None:
     """Of a ball in a ball, clicked in the middle, the name alone says which is meant."""
     cases = [Nameless(str(n), str(n), partial(onion, n)) for n in range(8)]
-    settings = PLAIN.model_copy(update={"new_rate": 3e-2, "rate": 3e-3, "epoch_items": 16})
+    settings = PLAIN.model_copy(update={"adapter_rate": 3e-2, "rate": 3e-3, "epoch_items": 16})
     wanted = request(method="decoder_refined", length=Length(steps=60), settings=settings, measured=0)
     sam = small_sam("tiny_vit")
     done = train(sam, cases[:6], cases[6:], tmp_path, wanted)
