@@ -219,19 +219,18 @@ def _evaluate(args: argparse.Namespace) -> None:
         },
         **figures_of(entries),
     }
-    written = []
-    for path, content in ((args.json, json.dumps(figures, indent=1)), (args.html, page(figures))):
-        if path:
-            write_atomically(path, content.encode())
-            written.append(str(path))
+    if args.json:
+        write_atomically(args.json, json.dumps(figures, indent=1).encode())
+    if args.html:
+        write_atomically(args.html, page(figures).encode())
     if args.card is not None:
         _add_to_card(args, figures)
     record.unlink(missing_ok=True)
     _print(figures)
     if without := figures["protocol"]["without"]:
         print(f"{without} of {len(cases)} cases have no object that is large enough to be asked for")
-    if written:
-        print(f"wrote {' and '.join(written)}")
+    if kept:
+        print(f"wrote {' and '.join(str(path) for path in (args.json, args.html) if path)}")
 
 
 def _measured(

@@ -1,6 +1,7 @@
 """A comparison on drawn studies: what is trained and asked, kept, gone on with, and what its report shows."""
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -346,6 +347,28 @@ def test_the_same_command_in_another_folder_comes_to_the_same_figures(folder, tm
         found.append({key: entrant[key] for key in ("summary", "labels")})
     assert found[0] == found[1]
     assert len({path.read_bytes() for path in tmp_path.glob("*/splits.json.key")}) == 2
+
+
+def test_the_same_plan_on_other_data_leaves_what_was_done_alone(
+    folder, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("medsa.sam.load_sam", lambda *_, **__: small_sam("tiny_vit"))
+    monkeypatch.chdir(tmp_path)
+    plan, other = tmp_path / "plan.yaml", tmp_path / "other"
+    plan.write_text(json.dumps(CONTENT | {"entrants": ["decoder_only"], "share": 0.5}))
+    for path in folder.rglob("*.nii.gz"):
+        copy = other / path.relative_to(folder).with_name(path.name.replace("Jane", "John"))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    words = ["compare", str(plan), "--no-overlays", "--data"]
+    assert main([*words, str(folder)]) == 0
+    report = (tmp_path / "runs/plan/report.json").read_bytes()
+    assert main([*words, str(other)]) == 2
+    assert "holds a comparison with other cases" in capsys.readouterr().err
+    assert (tmp_path / "runs/plan/report.json").read_bytes() == report
+    monkeypatch.setattr(module, "train", None)
+    assert main([*words, str(folder)]) == 0
+    assert (tmp_path / "runs/plan/report.json").read_bytes() == report
 
 
 def test_splits_that_are_no_train_and_test_are_taken_together(tmp_path, monkeypatch) -> None:
